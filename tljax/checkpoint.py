@@ -1,0 +1,208 @@
+"""Checkpoints: Orbax, asynchronous, with the hash of every file in the same commit.
+
+Orbax writes a step into a temporary folder and renames it, so that a step is there
+whole or not at all. It does not notice a flipped bit in the arrays, and tells of a full
+disk one save late. Therefore a manifest of SHA-256 hashes is written into the temporary
+folder just before the rename, and a save has landed only when the manifest is seen.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from tljax.errors import CheckpointError
+
+MANIFEST = "MANIFEST.json"
+# Orbax adds the time of the commit to this one after the manifest has been made.
+UNHASHED = "_CHECKPOINT_METADATA"
+
+
+class Checkpoints:
+    """The checkpoints of one run, each in DIRECTORY/STEP.
+
+    Kept are the latest `config.keep_checkpoints` and, beside them, the one that was
+    best in validation. At most one save is under way.
+    """
+
+    def __init__(self, directory: Path, config):
+        self.directory = directory.absolute()
+        self.directory.mkdir(exist_ok=True)
+        self.saving: int | None = None
+        latest_steps = preservation_policy.LatestN(config.keep_checkpoints)
+        best_step = preservation_policy.BestN(
+            get_metric_fn=lambda metrics: metrics["accuracy"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        policy = preservation_policy.AnyPreservationPolicy([latest_steps, best_step])
+        self.manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policy,
+                best_fn=lambda metrics: metrics["accuracy"],
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(
+                    post_finalization_callback=self.write_manifest
+                ),
+            ),
+        )
+
+    def save(
+        self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float]
+    ) -> None:
+        """Begins to save; `state` may be donated once this returns.
+
+        `meta` is saved as JSON beside the state. `metrics` are those of a validation
+        of this very state, or empty. Raises CheckpointError if the save before failed.
+        """
+        self.wait()
+        self.saving = step
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+        )
+        try:
+            self.manager.save(step, args=items, metrics=metrics or None)
+        except Exception as error:
+            raise self.failed(error) from error
+
+    def poll(self) -> None:
+        """Raises CheckpointError if the save under way has failed; does not wait."""
+        if self.saving is not None and not self.manager.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns once the save under way has landed, or raises CheckpointError."""
+        if self.saving is None:
+            return
+        try:
+            self.manager.wait_until_finished()
+            (self.directory / str(self.saving) / MANIFEST).stat()
+        except Exception as error:
+            raise self.failed(error) from error
+        self.saving = None
+
+    def failed(self, error: Exception) -> CheckpointError:
+        """Returns the error to raise for a failed save, whose remains are removed."""
+        step, self.saving = self.saving, None
+        for remains in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(remains, ignore_errors=True)
+        free = shutil.disk_usage(self.directory).free
+        reason = str(error).split("\n")[0][:300]
+        return CheckpointError(
+            f"checkpoint of step {step} could not be written to {self.directory} "
+            f"({free / 1e6:,.0f} MB free): {reason}"
+        )
+
+    def write_manifest(self) -> None:
+        """Writes the hashes of all files of the step that Orbax is about to rename."""
+        (folder,) = self.directory.glob(f"{self.saving}.orbax-checkpoint-tmp")
+        hashes = {
+            str(path.relative_to(folder)): sha256(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != UNHASHED
+        }
+        with (folder / MANIFEST).open("w") as file:
+            json.dump(hashes, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def best_step(self) -> int | None:
+        """Returns the step that was best in validation, None where none was."""
+        return self.manager.best_step()
+
+    def close(self) -> None:
+        """Frees Orbax's threads; a save under way is finished but not checked."""
+        self.manager.close()
+
+
+def latest(directory: Path) -> Path | None:
+    """Returns the folder of the latest step saved in `directory`, None if none is."""
+    steps = [path for path in directory.glob("*") if path.name.isdigit()]
+    return max(steps, key=lambda path: int(path.name), default=None)
+
+
+def restore(folder: Path, state: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Returns the state saved in `folder`, with the tree and shapes of `state`.
+
+    Every file is compared with its hash first. Raises CheckpointError, naming step and
+    file, where one is missing or differs, and where the shapes are others.
+    """
+    verify(folder)
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+    )
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        return read(
+            folder, checkpointer, "state", ocp.args.StandardRestore(target, strict=True)
+        )
+
+
+def restore_variables(folder: Path) -> dict[str, Any]:
+    """Returns params and batch_stats of the state in `folder`, as NumPy arrays.
+
+    The rest of the state is not read. Raises CheckpointError as `restore` does.
+    """
+    verify(folder)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(folder / "state").item_metadata.tree
+        wanted = {name: tree[name] for name in ("params", "batch_stats")}
+        as_numpy = jax.tree.map(
+            lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted
+        )
+        how = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+        return read(folder, checkpointer, "state", how)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Returns the `meta` saved with a state; call it on a verified folder."""
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        return read(folder, checkpointer, "meta", ocp.args.JsonRestore())
+
+
+def read(folder: Path, checkpointer: ocp.Checkpointer, item: str, how: Any) -> Any:
+    """Returns an item of a step; whatever Orbax raises becomes a CheckpointError."""
+    try:
+        return checkpointer.restore(folder / item, args=how)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"checkpoint step {folder.name}: {folder / item} cannot be restored into "
+            f"this run: {type(error).__name__}: {reason}"
+        ) from error
+
+
+def verify(folder: Path) -> None:
+    """Raises CheckpointError, naming step and file, where a file is not as saved."""
+    try:
+        hashes = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise damaged(folder, MANIFEST, f"cannot be read: {error}") from None
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise damaged(folder, name, "is missing")
+        if sha256(path) != expected:
+            raise damaged(folder, name, "differs from what was saved")
+
+
+def damaged(folder: Path, name: str, what: str) -> CheckpointError:
+    """Returns the error for a file of a step that is not as it was saved."""
+    return CheckpointError(
+        f"checkpoint step {folder.name} is damaged: {folder / name} {what}; nothing "
+        f"was deleted; move {folder} away to resume from an earlier step"
+    )
+
+
+def sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,141 @@
+"""From the command line to a checked Config."""
+
+import difflib
+import re
+import runpy
+import textwrap
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from tljax import config as config_lib
+from tljax.config import Config
+from tljax.errors import ConfigError
+
+USAGE = "python -m tljax.main --config=FILE.py --workdir=DIR [--config.FIELD=VALUE ...]"
+
+HELP = f"""{USAGE}
+
+  --config=FILE.py  a Python file whose get_config() returns a tljax.config.Config
+  --workdir=DIR     where the run lives; run again, it resumes
+  --dry_run         print model, schedule and memory, compile the steps, stop
+  --help            this text
+
+Fields of the config; those of --config.pretrain, when it is set, are the same again:
+"""
+
+INDENT = 6 * " "
+
+
+class Options(NamedTuple):
+    """What the command line of `tljax.main` asks for."""
+
+    config: Config
+    workdir: str
+    dry_run: bool
+
+
+def parse(argv: list[str]) -> Options:
+    """Returns the checked options of a command line; argv[0] is the program.
+
+    Raises ConfigError, one line, for whatever is wrong with it.
+    """
+    argv = config_first(argv)
+    for arg in argv[1:]:
+        check_field(arg)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "where the run lives", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "show, compile, stop", flag_values=values)
+    try:
+        config_flags.DEFINE_config_dataclass(
+            "config", Config(), flag_values=values, sys_argv=argv, parse_fn=load
+        )
+        rest = values(argv)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        raise ConfigError(one_line(error)) from error
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {USAGE}")
+    if not values.workdir and not values.dry_run:
+        raise ConfigError(f"--workdir is missing; usage: {USAGE}")
+    return Options(
+        config_lib.validate(values.config), values.workdir, values.dry_run
+    )
+
+
+def config_first(argv: list[str]) -> list[str]:
+    """Returns the arguments with --config=FILE first: overrides must come after it."""
+    program, *rest = argv
+    if "--config" in rest[:-1]:
+        place = rest.index("--config")
+        rest[place : place + 2] = [f"--config={rest[place + 1]}"]
+    files = [arg for arg in rest if re.match(r"--?config=", arg)]
+    if not files:
+        raise ConfigError(f"--config=FILE.py is missing; usage: {USAGE}")
+    return [program, files[-1], *(arg for arg in rest if arg not in files)]
+
+
+def check_field(arg: str) -> None:
+    """Raises ConfigError where `arg` overrides a field that no Config has."""
+    match = re.match(r"--?(?:no)?config\.([^=]*)", arg)
+    if not match:
+        return
+    name = match[1]
+    known = [known for known, _ in config_lib.fields()]
+    # The config of a pretraining run has all fields again, to any depth.
+    plain = re.sub(r"^(pretrain\.)+", "", name)
+    if plain in known:
+        return
+    near = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"config has no field {name!r}{hint} (--help lists all fields)")
+
+
+def load(path: str) -> Config:
+    """Returns what `get_config()` of the Python file at `path` returns.
+
+    Raises ConfigError, with the line of the file, where it cannot be run.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"config file {path!r} does not exist")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except Exception as error:
+        raise ConfigError(explain(error, path)) from error
+    if not isinstance(config, Config):
+        kind = type(config).__name__
+        raise ConfigError(f"{path}: get_config() returned a {kind}, not a Config")
+    return config
+
+
+def explain(error: Exception, path: str) -> str:
+    """Returns an error raised by a config file in one line, with the nearest field."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    place = f"{path}:{lines[-1]}" if lines else path
+    known = [name.rsplit(".", 1)[-1] for name, _ in config_lib.fields()]
+    misspelt = re.findall(r"'(\w+)'", str(error))[-1:]
+    near = difflib.get_close_matches("".join(misspelt), known, n=1)
+    # Python 3.13 names the nearest keyword by itself.
+    named = not near or "Did you mean" in str(error)
+    hint = "" if named else f"; did you mean {near[0]!r}?"
+    return f"{place}: {type(error).__name__}: {one_line(error)}{hint}"
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's text with its line breaks folded."""
+    return " ".join(str(error).split())
+
+
+def print_help() -> None:
+    """Prints the usage and every field with its type, default and documentation."""
+    print(HELP)
+    for name, field in config_lib.fields():
+        kind = config_lib.describe_type(field.type)
+        print(f"  --config.{name}: {kind} = {field.default!r}")
+        doc = field.metadata["doc"]
+        if field.metadata["choices"]:
+            doc = f"{doc}: {', '.join(field.metadata['choices'])}"
+        print(textwrap.fill(doc, 80, initial_indent=INDENT, subsequent_indent=INDENT))

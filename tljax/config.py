@@ -1,0 +1,292 @@
+"""The one description of a run: every field with its type, default and meaning."""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tljax.data.sources import SOURCES
+from tljax.errors import ConfigError, unknown
+from tljax.models import MODELS
+from tljax.optim import OPTIMIZERS, SCHEDULES
+from tljax.parallel import COMPILE_MODES
+from tljax.tasks import TASKS
+from tljax.tasks.classification import PRECISIONS
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    choices: Iterable[str] | None = None,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Returns a dataclass field with documentation and the values it allows."""
+    rules = {"low": low, "above": above, "high": high, "below": below}
+    choices = tuple(choices) if choices is not None else None
+    metadata = {"doc": doc, "choices": choices, **rules}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(cls: type, doc: str) -> Any:
+    """Returns a dataclass field that holds a section of the config."""
+    return dataclasses.field(default_factory=cls, metadata={"doc": doc})
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Model:
+    """The network."""
+
+    name: str = setting("resnet18", "architecture", choices=MODELS)
+    width: int = setting(64, "channels of the first stage", low=1)
+    stem: str = setting(
+        "standard",
+        '"small" (3x3, stride 1, no pool) is for images of 64 px and less',
+        choices=("standard", "small"),
+    )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Data:
+    """The images and how they are split, chosen and scaled."""
+
+    source: str = setting("digits", "where images come from", choices=SOURCES)
+    image_size: int = setting(
+        0, "height and width in pixels; 0 = as stored (synthetic: 32)", low=0
+    )
+    batch_size: int = setting(
+        64, "images a step over all devices; 0 = the whole training set", low=0
+    )
+    classes: tuple[str, ...] = setting(
+        (), "names of the classes to keep, in label order; empty = all"
+    )
+    labels_per_class: int = setting(
+        0, "training images kept of each class; 0 = all", low=0
+    )
+    val_fraction: float = setting(0.15, "share for validation", above=0, below=1)
+    test_fraction: float = setting(0.2, "share for the test", above=0, below=1)
+    seed: int = setting(0, "seed of splits and of chosen training images", low=0)
+    mean: tuple[float, ...] = setting(
+        (0.5,), "subtracted from images in [0, 1]; one for all channels or one each"
+    )
+    std: tuple[float, ...] = setting((0.5,), "divides them then; one or one each")
+    num_examples: int = setting(1024, "images of the synthetic source", low=1)
+    num_classes: int = setting(10, "classes of the synthetic source", low=2)
+    channels: int = setting(3, "channels of the synthetic source", low=1)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Optim:
+    """The optimiser and its learning rate over time."""
+
+    name: str = setting("momentum", "optimiser", choices=OPTIMIZERS)
+    learning_rate: float = setting(0.01, "highest learning rate", above=0)
+    momentum: float = setting(
+        0.9, "of momentum, nesterov and lars", low=0, below=1
+    )
+    b1: float = setting(0.9, "Adam family: decay of the mean", low=0, below=1)
+    b2: float = setting(0.999, "Adam family: decay of the square", low=0, below=1)
+    rms_decay: float = setting(0.99, "RMSprop: decay of the square", low=0, below=1)
+    eps: float = setting(1e-8, "added to the root in Adam's family, RMSprop", above=0)
+    weight_decay: float = setting(
+        0.0, "of kernels; BatchNorm and biases are never decayed", low=0
+    )
+    schedule: str = setting(
+        "constant", "learning rate over the steps", choices=SCHEDULES
+    )
+    warmup_steps: int = setting(
+        0, "steps of linear warm-up from 0 (one_cycle has its own)", low=0
+    )
+    decay_every: int = setting(100, "step schedule: updates between decays", low=1)
+    decay_factor: float = setting(0.1, "step schedule: factor of a decay", above=0)
+    final_factor: float = setting(
+        0.0, "linear, cosine: last learning rate over the highest", low=0, high=1
+    )
+    clip_norm: float = setting(
+        0.0, "largest global norm of the gradient; 0 = no clipping", low=0
+    )
+    accumulate_steps: int = setting(
+        1, "steps whose gradients are averaged into one update", low=1
+    )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Loss:
+    """The training loss."""
+
+    label_smoothing: float = setting(
+        0.0, "share of the target spread over all classes", low=0, below=1
+    )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Config:
+    """A run. Cadences count steps; 0 = only at the end."""
+
+    task: str = setting("classification", "what is learned", choices=TASKS)
+    seed: int = setting(0, "seed of initial weights, order and augmentation", low=0)
+    num_steps: int = setting(1000, "training steps", low=1)
+    log_every: int = setting(50, "steps between lines of training metrics", low=0)
+    eval_every: int = setting(200, "steps between validations", low=0)
+    checkpoint_every: int = setting(200, "steps between checkpoints", low=0)
+    keep_checkpoints: int = setting(
+        2, "latest checkpoints kept; the best one validated is kept beside", low=1
+    )
+    compile: str = setting(
+        "jit", "how steps are compiled over the devices", choices=COMPILE_MODES
+    )
+    precision: str = setting(
+        "float32",
+        "of the computation; parameters, statistics and logits are float32",
+        choices=PRECISIONS,
+    )
+    device: str = setting("", "cpu, gpu or tpu; empty = the best there is")
+    num_devices: int = setting(0, "devices to use; 0 = all", low=0)
+    pretrained: str = setting(
+        "", "weights to start from: run:WORKDIR; empty = random"
+    )
+    pretrain: "Config | None" = setting(
+        None, "a run made first, in WORKDIR/pretrain, to start from; or none"
+    )
+    baseline: bool = setting(
+        False, "train the same from scratch too, in WORKDIR/scratch, to compare"
+    )
+    model: Model = section(Model, "the network")
+    data: Data = section(Data, "the images")
+    optim: Optim = section(Optim, "the optimiser")
+    loss: Loss = section(Loss, "the training loss")
+
+
+# What `pretrained` may start with, and how it is written.
+STARTS = {"run": "run:WORKDIR"}
+
+# A dataclass cannot name its own type while it is made, and flags need the real one.
+Config.__dataclass_fields__["pretrain"].type = Config | None
+
+
+def fields(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, dataclass field) of every setting, sections unfolded."""
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(field.type):
+            yield from fields(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field
+
+
+def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
+    """Returns {dotted name: value} of every setting, those of `pretrain` included."""
+    flat = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{field.name}.")
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def validate(config: Config, prefix: str = "config") -> Config:
+    """Returns a copy whose values have the types that the fields declare.
+
+    Integers given for floats become floats, lists become tuples. Raises ConfigError,
+    one line that names the field, its value and what is allowed, for the first value
+    of a wrong type, out of range, unknown, or at odds with another.
+    """
+    values = {}
+    for field in dataclasses.fields(config):
+        name, value = f"{prefix}.{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = validate(value, name)
+        else:
+            values[field.name] = convert(name, value, field.type)
+            check_value(name, values[field.name], field.metadata)
+    config = type(config)(**values)
+    if isinstance(config, Config):
+        check_together(config, prefix)
+    return config
+
+
+def convert(name: str, value: Any, kind: Any) -> Any:
+    """Returns `value` as the type `kind`, or raises ConfigError."""
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        element, _ = typing.get_args(kind)
+        # Class names like 5 come from the command line as numbers.
+        read = str if element is str else lambda item: convert(name, item, element)
+        return tuple(read(item) for item in value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind == Config | None and value is None:
+        return None
+    matches = isinstance(kind, type) and isinstance(value, kind)
+    if not matches or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{name} = {value!r} must be {describe_type(kind)}")
+    return value
+
+
+def describe_type(kind: Any) -> str:
+    """Returns a field's type as it is written in the code."""
+    return kind.__name__ if isinstance(kind, type) else str(kind).replace(
+        f"{__name__}.", ""
+    )
+
+
+def check_value(name: str, value: Any, rules: dict[str, Any]) -> None:
+    """Raises ConfigError where `value` breaks the rules of its field."""
+    if rules["choices"] is not None and value not in rules["choices"]:
+        raise ConfigError(unknown(name, value, rules["choices"]))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value} must be a finite number")
+    bounds = (
+        ("low", "at least", lambda bound: value >= bound),
+        ("above", "above", lambda bound: value > bound),
+        ("high", "at most", lambda bound: value <= bound),
+        ("below", "below", lambda bound: value < bound),
+    )
+    for rule, words, holds in bounds:
+        if rules[rule] is not None and not holds(rules[rule]):
+            raise ConfigError(f"{name} = {value} must be {words} {rules[rule]}")
+
+
+def check_together(config: Config, prefix: str) -> None:
+    """Raises ConfigError where fields that are right alone are at odds."""
+    data, optim = config.data, config.optim
+    if config.pretrained and config.pretrain is not None:
+        raise ConfigError(
+            f"{prefix}.pretrained = {config.pretrained!r} and {prefix}.pretrain are "
+            "both set; a run starts from one of them"
+        )
+    kind, _, place = config.pretrained.partition(":")
+    if config.pretrained and (kind not in STARTS or not place):
+        raise ConfigError(
+            f"{prefix}.pretrained = {config.pretrained!r} must be empty or "
+            + " or ".join(STARTS.values())
+        )
+    if data.val_fraction + data.test_fraction >= 1:
+        raise ConfigError(
+            f"{prefix}.data.val_fraction = {data.val_fraction} and test_fraction = "
+            f"{data.test_fraction} leave nothing to train on"
+        )
+    if not data.mean or not data.std or min(data.std) <= 0:
+        raise ConfigError(
+            f"{prefix}.data.mean = {data.mean} and std = {data.std} must not be "
+            "empty, and std must be above 0"
+        )
+    if optim.warmup_steps >= config.num_steps:
+        raise ConfigError(
+            f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be below "
+            f"{prefix}.num_steps = {config.num_steps}"
+        )
+    if optim.warmup_steps and optim.schedule == "one_cycle":
+        raise ConfigError(
+            f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be 0 with the "
+            "one_cycle schedule, which warms up by itself"
+        )
+    if optim.accumulate_steps > config.num_steps:
+        raise ConfigError(
+            f"{prefix}.optim.accumulate_steps = {optim.accumulate_steps} must be at "
+            f"most {prefix}.num_steps = {config.num_steps}"
+        )

@@ -1,0 +1,1 @@
+"""Images from where they lie to the device: sources, batches, augmentation."""

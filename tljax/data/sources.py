@@ -1,0 +1,136 @@
+"""Where images come from: name -> training, validation and test examples in memory."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from sklearn import datasets
+from sklearn.model_selection import train_test_split
+
+from tljax.errors import ConfigError, DataError, unknown
+
+
+class Split(NamedTuple):
+    """Examples: images uint8 [n, height, width, channels] and labels int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Source(NamedTuple):
+    """A data set: the name of each label, and its splits "train", "val", "test"."""
+
+    class_names: tuple[str, ...]
+    splits: dict[str, Split]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels), the same in every split."""
+        return self.splits["train"].images.shape[1:]
+
+
+def load(config) -> Source:
+    """Returns the source that `config`, the `data` part of a Config, describes.
+
+    Splits, chosen classes and labels per class are functions of `config.seed` alone.
+    Raises DataError where the data does not hold what is asked of it.
+    """
+    class_names, examples = SOURCES[config.source](config)
+    if config.classes:
+        class_names, examples = keep_classes(class_names, examples, config.classes)
+    splits = split_by_class(examples, config)
+    if config.labels_per_class:
+        splits["train"] = keep_per_class(
+            splits["train"], config.labels_per_class, class_names, config.seed
+        )
+    return Source(class_names, splits)
+
+
+def load_digits(config) -> tuple[tuple[str, ...], Split]:
+    """Returns scikit-learn's 1,797 handwritten digits, 8x8 grey, resized if asked."""
+    digits = datasets.load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    if config.image_size not in (0, 8):
+        images = np.stack([resize(image, config.image_size) for image in images])
+    labels = digits.target.astype(np.int32)
+    return tuple(str(digit) for digit in range(10)), Split(images[..., None], labels)
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns a grey uint8 image [h, w] as [size, size], bilinear and antialiased."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.BILINEAR))
+
+
+def load_synthetic(config) -> tuple[tuple[str, ...], Split]:
+    """Returns seeded images: a coarse pattern for each class under noise.
+
+    They can be learned, and have any size, channels, classes and number.
+    """
+    rng = np.random.default_rng(config.seed)
+    size = config.image_size or 32
+    labels = np.arange(config.num_examples, dtype=np.int32) % config.num_classes
+    coarse = rng.integers(64, 192, (config.num_classes, 4, 4, config.channels))
+    cells = np.arange(size) * 4 // size
+    patterns = coarse[:, cells][:, :, cells].astype(np.uint8)
+    images = rng.integers(0, 64, (len(labels), size, size, config.channels), np.uint8)
+    images += patterns[labels]
+    return tuple(f"class{label}" for label in range(config.num_classes)), Split(
+        images, labels
+    )
+
+
+SOURCES = {"digits": load_digits, "synthetic": load_synthetic}
+
+
+def keep_classes(class_names, examples: Split, chosen: tuple[str, ...]):
+    """Returns names and examples of the chosen classes only, relabelled in that order.
+
+    Raises ConfigError for a name that the source does not have or that stands twice.
+    """
+    for name in chosen:
+        if name not in class_names:
+            raise ConfigError(unknown("data.classes", name, class_names))
+        if chosen.count(name) > 1:
+            raise ConfigError(f"data.classes names {name!r} more than once")
+    new_labels = np.full(len(class_names), -1, np.int32)
+    new_labels[[class_names.index(name) for name in chosen]] = np.arange(len(chosen))
+    labels = new_labels[examples.labels]
+    return tuple(chosen), Split(examples.images[labels >= 0], labels[labels >= 0])
+
+
+def split_by_class(examples: Split, config) -> dict[str, Split]:
+    """Returns train, val and test with the same share of every class in each."""
+    indices = np.arange(len(examples.labels))
+    splits = {}
+    for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
+        try:
+            indices, taken = train_test_split(
+                indices,
+                test_size=round(fraction * len(examples.labels)),
+                stratify=examples.labels[indices],
+                random_state=config.seed,
+            )
+        except ValueError as error:
+            raise DataError(f"cannot split {config.source!r}: {error}") from None
+        splits[name] = take(examples, np.sort(taken))
+    return {"train": take(examples, np.sort(indices))} | splits
+
+
+def keep_per_class(split: Split, count: int, class_names, seed: int) -> Split:
+    """Returns `count` examples of every class, chosen by seed."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label, name in enumerate(class_names):
+        indices = np.flatnonzero(split.labels == label)
+        if len(indices) < count:
+            raise DataError(
+                f"data.labels_per_class = {count}, but class {name!r} has only "
+                f"{len(indices)} training images"
+            )
+        chosen.append(rng.choice(indices, count, replace=False))
+    return take(split, np.sort(np.concatenate(chosen)))
+
+
+def take(split: Split, indices: np.ndarray) -> Split:
+    """Returns the examples at `indices`."""
+    return Split(split.images[indices], split.labels[indices])

@@ -1,0 +1,36 @@
+"""The command `python -m tljax.main --config=FILE.py --workdir=DIR`."""
+
+import signal
+import sys
+
+from tljax import command_line, train
+from tljax.errors import RunError, Stopped
+
+
+def main(argv: list[str]) -> int:
+    """Runs what the command line asks for and returns the exit code."""
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        command_line.print_help()
+        return 0
+    try:
+        signal.signal(signal.SIGTERM, stop_at_once)
+        signal.signal(signal.SIGINT, stop_at_once)
+        options = command_line.parse(argv)
+        if options.dry_run:
+            train.dry_run(options.config)
+        else:
+            train.train_and_evaluate(options.config, options.workdir)
+    except RunError as error:
+        print(f"tljax: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def stop_at_once(signal_number: int, frame) -> None:
+    """Ends a run that has no state to save yet."""
+    name = signal.Signals(signal_number).name
+    raise Stopped(f"stopped by {name} before training", signal_number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

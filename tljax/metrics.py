@@ -1,0 +1,156 @@
+"""Numbers on their way out: read one step late, checked, written to files."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from tljax.errors import NonFiniteError
+from tljax.terminal import Terminal
+
+
+def is_due(step: int, every: int) -> bool:
+    """Returns whether what happens every `every` steps happens at `step`; 0 = never."""
+    return every > 0 and step % every == 0
+
+
+class Speed:
+    """Images a second of training alone: validations and saves are not counted."""
+
+    def __init__(self, batch_size: int):
+        self.batch_size = batch_size
+        self.images = 0
+        self.seconds = 0.0
+
+    def start(self, step: int) -> None:
+        """Begins to measure with the steps after `step`."""
+        self.step, self.time = step, time.perf_counter()
+
+    def measure(self, step: int) -> float:
+        """Returns the speed since `start` or the last measurement, `step` being done."""
+        images = (step - self.step) * self.batch_size
+        seconds = time.perf_counter() - self.time
+        self.images += images
+        self.seconds += seconds
+        self.start(step)
+        return images / seconds
+
+    def mean(self) -> float | None:
+        """Returns the speed over all measurements, None where no step was taken."""
+        return self.images / self.seconds if self.images else None
+
+
+class Recorder:
+    """Reads each step's metrics once the next step has been sent to the device.
+
+    So the device has work while the host waits, and at most two steps are under way.
+    """
+
+    def __init__(self, writer: "Writer", speed: Speed, log_every: int):
+        self.writer = writer
+        self.speed = speed
+        self.log_every = log_every
+        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics of `step` and reads those of the step before.
+
+        Raises NonFiniteError where these are not finite.
+        """
+        before, self.pending = self.pending, (step, metrics)
+        if before is not None:
+            self.read(*before)
+
+    def flush(self) -> None:
+        """Reads the metrics of the last step, which is done when this returns.
+
+        Raises NonFiniteError where they are not finite.
+        """
+        if self.pending is not None:
+            (step, metrics), self.pending = self.pending, None
+            self.read(step, metrics)
+            self.speed.measure(step)
+
+    def read(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Waits for the metrics of a step, checks them, writes them where due."""
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not values.pop("finite"):
+            raise NonFiniteError(
+                f"step {step}: loss {values['loss']:g}, gradient norm "
+                f"{values['grad_norm']:g} or the weights are not finite; the "
+                "checkpoints hold the last good state; try a lower "
+                "optim.learning_rate, or optim.clip_norm"
+            )
+        if is_due(step, self.log_every):
+            values["images_per_second"] = self.speed.measure(step)
+            self.writer.write(step, "train", values)
+        self.writer.terminal.advance(step, values["loss"])
+
+
+def read_late(outputs: Iterable[Any]) -> Iterator[Any]:
+    """Yields each output on the host, once the next has been sent to the device."""
+    pending = None
+    for output in outputs:
+        if pending is not None:
+            yield jax.device_get(pending)
+        pending = output
+    if pending is not None:
+        yield jax.device_get(pending)
+
+
+class Writer:
+    """metrics.jsonl, TensorBoard events and the terminal.
+
+    What an interrupted run wrote after `first_step` is dropped, so that metrics.jsonl
+    reads as if there had been no interruption.
+    """
+
+    def __init__(self, workdir: Path, terminal: Terminal, first_step: int):
+        path = workdir / "metrics.jsonl"
+        keep_until(path, first_step)
+        self.file = path.open("a")
+        self.events = SummaryWriter(str(workdir), purge_step=first_step + 1)
+        self.terminal = terminal
+        self.failed = False
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Writes the metrics of a split; a full disk costs a warning, not the run."""
+        line = json.dumps({"step": step, "split": split} | values)
+        try:
+            self.file.write(line + "\n")
+            self.file.flush()
+            for name, value in values.items():
+                self.events.add_scalar(f"{split}/{name}", value, step)
+        except OSError as error:
+            if not self.failed:
+                self.terminal.say(f"warning: metrics cannot be written: {error}")
+            self.failed = True
+        self.terminal.write(step, split, values)
+
+    def close(self) -> None:
+        """Writes what is held back, and ends the progress bar."""
+        self.terminal.close()
+        self.file.close()
+        self.events.close()
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drops the lines of later steps, and half a line, from a file of JSON lines."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if step_of(line) <= step]
+    part = path.with_name(path.name + ".part")
+    part.write_text("".join(line + "\n" for line in kept))
+    part.replace(path)
+
+
+def step_of(line: str) -> float:
+    """Returns the step of a line of metrics, infinity for one that was cut short."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")

@@ -1,0 +1,149 @@
+"""ResNet, ResNeXt and Wide ResNet with torchvision's names, paddings and strides.
+
+He et al. 2015 (arXiv 1512.03385), Xie et al. 2016 (1611.05431), Zagoruyko and
+Komodakis 2016 (1605.07146). As in torchvision, a bottleneck's stride stands in its
+3x3 convolution. Submodules carry torchvision's names with "_" for ".", so that
+`layer1.0.downsample.1.weight` there is `layer1_0/downsample_1/scale` here.
+"""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from tljax.models import layers
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; [b, h, w, c] -> [b, h/s, w/s, planes]."""
+
+    planes: int
+    stride: int = 1
+    groups: int = 1
+    width_per_group: int = 64
+    dtype: jnp.dtype | None = None
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if self.groups != 1 or self.width_per_group != 64:
+            raise ValueError("a basic block has groups 1 and width_per_group 64")
+        conv = functools.partial(layers.convolution, dtype=self.dtype)
+        norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
+        y = conv(self.planes, 3, self.stride, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y))
+        y = conv(self.planes, 3, name="conv2")(y)
+        y = norm(name="bn2")(y)
+        return nn.relu(y + shortcut(x, self.planes, self.stride, conv, norm))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the output has 4 * planes."""
+
+    planes: int
+    stride: int = 1
+    groups: int = 1
+    width_per_group: int = 64
+    dtype: jnp.dtype | None = None
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        conv = functools.partial(layers.convolution, dtype=self.dtype)
+        norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
+        inner = int(self.planes * (self.width_per_group / 64.0)) * self.groups
+        outer = self.planes * self.expansion
+        y = conv(inner, 1, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y))
+        y = conv(inner, 3, self.stride, self.groups, name="conv2")(y)
+        y = nn.relu(norm(name="bn2")(y))
+        y = conv(outer, 1, name="conv3")(y)
+        y = norm(name="bn3")(y)
+        return nn.relu(y + shortcut(x, outer, self.stride, conv, norm))
+
+
+def shortcut(x, features, stride, conv, norm):
+    """Returns `x`, projected where a block changes its shape."""
+    if stride == 1 and x.shape[-1] == features:
+        return x
+    x = conv(features, 1, stride, name="downsample_0")(x)
+    return norm(name="downsample_1")(x)
+
+
+class ResNet(nn.Module):
+    """A residual network over images of any size and any number of channels.
+
+    Attributes:
+      stage_sizes: blocks in layer1..layer4.
+      block: `BasicBlock` or `Bottleneck`.
+      num_classes: outputs of `fc`; 0 leaves `fc` out and returns the pooled features.
+      width: planes of layer1, doubled in each later stage; torchvision's is 64.
+      groups, width_per_group: of the 3x3 convolution in a bottleneck.
+      stem: "standard" is 7x7 at stride 2 and a max pool; "small" is 3x3 at stride 1
+        and no pool, for images of 64 px and less.
+      dtype: of the computation, bfloat16 or None for the dtype of the images.
+        Parameters, statistics, pooled features and logits are float32.
+    """
+
+    stage_sizes: tuple[int, ...]
+    block: type[nn.Module]
+    num_classes: int = 1000
+    width: int = 64
+    groups: int = 1
+    width_per_group: int = 64
+    stem: Literal["standard", "small"] = "standard"
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, return_features: bool = False
+    ):
+        """Returns logits [batch, num_classes] of normalised images [b, h, w, c].
+
+        With `return_features`, returns `(logits, features)`: a dict of the outputs of
+        stem, layer1..layer4 ([b, h, w, c]) and pooled ([b, c]). What a caller does not
+        use, the compiler leaves out.
+        """
+        features = {}
+        x = features["stem"] = self.apply_stem(images, train)
+        for stage, num_blocks in enumerate(self.stage_sizes, start=1):
+            for index in range(num_blocks):
+                x = self.block(
+                    planes=self.width * 2 ** (stage - 1),
+                    stride=2 if stage > 1 and index == 0 else 1,
+                    groups=self.groups,
+                    width_per_group=self.width_per_group,
+                    dtype=self.dtype,
+                    name=f"layer{stage}_{index}",
+                )(x, train)
+            features[f"layer{stage}"] = x
+        # A sum over hundreds of bfloat16 numbers would lose digits.
+        pooled_dtype = jnp.promote_types(x.dtype, jnp.float32)
+        x = features["pooled"] = jnp.mean(x, axis=(1, 2), dtype=pooled_dtype)
+        if self.num_classes:
+            x = layers.linear(self.num_classes, fan_in=x.shape[-1], name="fc")(x)
+        return (x, features) if return_features else x
+
+    def apply_stem(self, images: jax.Array, train: bool) -> jax.Array:
+        kernel_size, stride = (3, 1) if self.stem == "small" else (7, 2)
+        x = layers.convolution(
+            self.width, kernel_size, stride, dtype=self.dtype, name="conv1"
+        )(images)
+        x = nn.relu(layers.batch_norm(train, dtype=self.dtype, name="bn1")(x))
+        if self.stem == "small":
+            return x
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+resnet18 = functools.partial(ResNet, (2, 2, 2, 2), BasicBlock)
+resnet34 = functools.partial(ResNet, (3, 4, 6, 3), BasicBlock)
+resnet50 = functools.partial(ResNet, (3, 4, 6, 3), Bottleneck)
+resnet101 = functools.partial(ResNet, (3, 4, 23, 3), Bottleneck)
+resnet152 = functools.partial(ResNet, (3, 8, 36, 3), Bottleneck)
+resnext50_32x4d = functools.partial(resnet50, groups=32, width_per_group=4)
+resnext101_32x8d = functools.partial(resnet101, groups=32, width_per_group=8)
+resnext101_64x4d = functools.partial(resnet101, groups=64, width_per_group=4)
+wide_resnet50_2 = functools.partial(resnet50, width_per_group=128)
+wide_resnet101_2 = functools.partial(resnet101, width_per_group=128)

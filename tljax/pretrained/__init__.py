@@ -1,0 +1,1 @@
+"""Weights to start from: read where they lie, placed into a model's variables."""

@@ -1,0 +1,85 @@
+"""What people see: a progress bar on a terminal, plain lines in a pipe, tables."""
+
+import time
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+SHOWN = ("loss", "accuracy", "f1_macro", "learning_rate", "images_per_second")
+
+
+class Terminal:
+    """The output of one run of steps; `title` stands in front of every line."""
+
+    def __init__(self, title: str, first_step: int, num_steps: int, batch_size: int):
+        self.title = title
+        self.first_step = first_step
+        self.num_steps = num_steps
+        self.batch_size = batch_size
+        self.started = time.perf_counter()
+        self.console = Console(highlight=False, markup=False, soft_wrap=True)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.bar = self.progress.add_task(
+            title, total=num_steps, completed=first_step, status=""
+        )
+        self.progress.start()
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the progress bar where there is one."""
+        self.console.print(f"{self.title}: {text}")
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Prints metrics; those of training steps stand in the bar where there is one."""
+        if split == "train" and self.console.is_terminal:
+            return
+        shown = [f"{name} {values[name]:.4g}" for name in SHOWN if name in values]
+        if split == "train":
+            shown.append(f"ETA {self.time_left(step)}")
+        width = len(str(self.num_steps))
+        place = f"step {step:{width}d}/{self.num_steps}  {split:5}"
+        self.say("  ".join([place, *shown]))
+
+    def advance(self, step: int, loss: float) -> None:
+        """Moves the progress bar to `step`."""
+        seconds = time.perf_counter() - self.started
+        speed = (step - self.first_step) * self.batch_size / seconds
+        status = f"{speed:,.0f} images/s  loss {loss:.4f}  ETA {self.time_left(step)}"
+        self.progress.update(self.bar, completed=step, status=status)
+
+    def time_left(self, step: int) -> timedelta:
+        """Returns the time to the last step at the mean pace so far."""
+        pace = (time.perf_counter() - self.started) / (step - self.first_step)
+        return timedelta(seconds=round(pace * (self.num_steps - step)))
+
+    def close(self) -> None:
+        """Takes the progress bar away."""
+        self.progress.stop()
+
+
+def print_results(rows: dict[str, dict]) -> None:
+    """Prints a table with one row for each named result."""
+    table = Table("run", box=None, pad_edge=False)
+    shown = {
+        "test accuracy": ("accuracy", "{:.4f}"),
+        "precision": ("precision_macro", "{:.4f}"),
+        "recall": ("recall_macro", "{:.4f}"),
+        "F1 (macro)": ("f1_macro", "{:.4f}"),
+        "test images": ("num_examples", "{}"),
+        "images/s": ("images_per_second", "{:,.0f}"),
+        "compile s": ("compile_seconds", "{:.1f}"),
+    }
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, result in rows.items():
+        values = [(result.get(key), form) for key, form in shown.values()]
+        table.add_row(name, *(form.format(v) if v is not None else "-" for v, form in values))
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,182 @@
+"""Training, from a Config to its result. Reads top to bottom."""
+
+import dataclasses
+import math
+import platform
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+
+import tljax
+from tljax import parallel, workdirs
+from tljax.checkpoint import Checkpoints
+from tljax.config import Config, validate
+from tljax.data import loader
+from tljax.errors import NonFiniteError, Stopped
+from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
+from tljax.run import Programs, Run, begin_or_resume, compile_steps, prepare
+from tljax.signals import StopRequest, stop_request
+from tljax.state import TrainState
+from tljax.terminal import Terminal
+
+
+def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
+    """Trains what `config` describes, evaluates it, and returns the result.
+
+    All of it lies in `workdir`, and what lies there is not done again: a run goes on
+    from its last checkpoint, and a finished one returns its result. Raises RunError
+    for what the user can act on; its `exit_code` tells the kind.
+    """
+    config = validate(config)
+    workdir = Path(workdir).absolute()
+    with workdirs.hold(workdir, config):
+        result = workdirs.read_json(workdir / "result.json")
+        if result is not None:
+            return result
+        run = prepare(config)
+        origin, others = config.pretrained, {}
+        if config.pretrain is not None:
+            train_and_evaluate(config.pretrain, workdir / "pretrain")
+            origin = f"run:{workdir / 'pretrain'}"
+        if config.baseline:
+            scratch = dataclasses.replace(
+                config, pretrained="", pretrain=None, baseline=False
+            )
+            others["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
+        with stop_request() as stop:
+            result = train(run, origin, workdir, stop) | others
+        workdirs.write_json(workdir / "result.json", result)
+        return result
+
+
+def train(run: Run, origin: str, workdir: Path, stop: StopRequest) -> dict[str, Any]:
+    """Trains from where the run stands, and returns the result on the test split.
+
+    `origin` names weights to begin with, as `config.pretrained` does. Raises Stopped
+    when `stop` is set and NonFiniteError at the first number that is not finite; the
+    last good state is saved then. Raises CheckpointError where a state cannot be
+    restored or saved.
+    """
+    config, source = run.config, run.source
+    start = begin_or_resume(run, origin, workdir)
+    programs = compile_steps(run, start.state)
+    speed = Speed(run.batch_size)
+    terminal = Terminal(workdir.name, start.step, config.num_steps, run.batch_size)
+    with (
+        closing(Writer(workdir, terminal, start.step)) as writer,
+        closing(Checkpoints(workdir / "checkpoints", config)) as checkpoints,
+    ):
+        terminal.say(describe(run, start.state))
+        terminal.say(f"at step {start.step}, started from {start.meta['started_from']}")
+        terminal.say(f"both steps compiled in {programs.seconds:.1f} s")
+        state = start.state
+        recorder = Recorder(writer, speed, config.log_every)
+        batches = loader.train_batches(
+            source.splits["train"], config.seed, run.batch_size, start.step
+        )
+        speed.start(start.step)
+        for step in range(start.step + 1, config.num_steps + 1):
+            batch = parallel.shard_batch(next(batches), run.mesh)
+            state, metrics = programs.train_step(state, batch)
+            recorder.push(step, metrics)
+            checkpoints.poll()
+
+            last = step == config.num_steps
+            eval_due = last or is_due(step, config.eval_every)
+            save_due = last or is_due(step, config.checkpoint_every)
+            if not (eval_due or save_due or stop):
+                continue
+            recorder.flush()  # Up to this step, everything is finite now.
+            val = {}
+            if eval_due and not stop:
+                val = scalars(evaluate(run, programs, state, "val"))
+                writer.write(step, "val", val)
+            if save_due or stop:
+                checkpoints.save(step, state, start.meta, val)
+            if stop:
+                checkpoints.wait()
+                raise Stopped(
+                    f"stopped by {stop.name} at step {step}, which is saved; the same "
+                    "command goes on from there",
+                    stop.signal_number,
+                )
+            speed.start(step)
+
+        checkpoints.wait()
+        # The test split is seen once, when nothing can be chosen by it any more.
+        test = evaluate(run, programs, state, "test")
+        writer.write(config.num_steps, "test", scalars(test))
+        best_step = checkpoints.best_step()
+
+    device = run.mesh.devices.flat[0]
+    return {
+        "step": config.num_steps,
+        "split": "test",
+        **test,
+        "num_classes": len(source.class_names),
+        "class_names": list(source.class_names),
+        "images_per_second": speed.mean(),
+        "compile_seconds": programs.seconds,
+        "best_step": best_step,
+        "started_from": start.meta["started_from"],
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": run.mesh.size,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "tljax": tljax.__version__,
+        },
+        "config": start.meta["config"],
+    }
+
+
+def evaluate(
+    run: Run, programs: Programs, state: TrainState, split: str
+) -> dict[str, Any]:
+    """Returns the metrics of a split, exact for any batch size and device count.
+
+    Raises NonFiniteError where the loss is not finite.
+    """
+    batches = loader.eval_batches(run.source.splits[split], run.batch_size)
+    outputs = (
+        programs.eval_step(state, parallel.shard_batch(batch, run.mesh))
+        for batch in batches
+    )
+    sums = None
+    for output in read_late(outputs):
+        output = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), output)
+        sums = output if sums is None else jax.tree.map(np.add, sums, output)
+    summary = run.task.summarize(sums)
+    if not math.isfinite(summary["loss"]):
+        raise NonFiniteError(
+            f"step {int(state.step)}: loss {summary['loss']} on {split} is not finite"
+        )
+    return summary
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    """Returns those of the metrics that are single numbers."""
+    return {name: value for name, value in metrics.items() if np.ndim(value) == 0}
+
+
+def describe(run: Run, state: TrainState) -> str:
+    """Returns one line on model, data and devices."""
+    height, width, channels = run.source.image_shape
+    sizes = ", ".join(
+        f"{len(split.labels):,} {name}" for name, split in run.source.splits.items()
+    )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return (
+        f"{run.config.model.name}, {parameters:,} parameters; "
+        f"{run.config.data.source}, {sizes} images of {height}x{width}x{channels} in "
+        f"{len(run.source.class_names)} classes; batch {run.batch_size} on "
+        f"{run.mesh.size} {run.mesh.devices.flat[0].platform} device(s)"
+    )
