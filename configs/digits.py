@@ -1,13 +1,23 @@
-from tljax.config import Config, Data, Model, Optim
+"""All ten handwritten digits of scikit-learn, from scratch.
+
+python -m tljax.main --config=configs/digits.py --workdir=/tmp/digits_all
+"""
+
+from tljax.config import Config, Data, Loss, Model, Optim
 
 
 def get_config() -> Config:
+    """Returns the config."""
     return Config(
         num_steps=600,
-        log_every=50,
-        eval_every=200,
-        checkpoint_every=200,
         model=Model(name="resnet18", width=16, stem="small"),
         data=Data(source="digits", batch_size=64),
-        optim=Optim(name="momentum", learning_rate=0.1, schedule="cosine", weight_decay=5e-4, warmup_steps=50),
+        optim=Optim(
+            name="momentum",
+            learning_rate=0.1,
+            schedule="cosine",
+            warmup_steps=50,
+            weight_decay=5e-4,
+        ),
+        loss=Loss(label_smoothing=0.1),
     )

@@ -158,7 +158,9 @@ def restore_variables(folder: Path) -> dict[str, Any]:
         as_numpy = jax.tree.map(
             lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted
         )
-        how = ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True)
+        how = ocp.args.PyTreeRestore(
+            wanted, restore_args=as_numpy, partial_restore=True
+        )
         return read(folder, checkpointer, "state", how)
 
 

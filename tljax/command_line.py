@@ -60,9 +60,7 @@ def parse(argv: list[str]) -> Options:
         raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {USAGE}")
     if not values.workdir and not values.dry_run:
         raise ConfigError(f"--workdir is missing; usage: {USAGE}")
-    return Options(
-        config_lib.validate(values.config), values.workdir, values.dry_run
-    )
+    return Options(config_lib.validate(values.config), values.workdir, values.dry_run)
 
 
 def config_first(argv: list[str]) -> list[str]:

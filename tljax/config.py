@@ -85,9 +85,7 @@ class Optim:
 
     name: str = setting("momentum", "optimiser", choices=OPTIMIZERS)
     learning_rate: float = setting(0.01, "highest learning rate", above=0)
-    momentum: float = setting(
-        0.9, "of momentum, nesterov and lars", low=0, below=1
-    )
+    momentum: float = setting(0.9, "of momentum, nesterov and lars", low=0, below=1)
     b1: float = setting(0.9, "Adam family: decay of the mean", low=0, below=1)
     b2: float = setting(0.999, "Adam family: decay of the square", low=0, below=1)
     rms_decay: float = setting(0.99, "RMSprop: decay of the square", low=0, below=1)
@@ -146,9 +144,7 @@ class Config:
     )
     device: str = setting("", "cpu, gpu or tpu; empty = the best there is")
     num_devices: int = setting(0, "devices to use; 0 = all", low=0)
-    pretrained: str = setting(
-        "", "weights to start from: run:WORKDIR; empty = random"
-    )
+    pretrained: str = setting("", "weights to start from: run:WORKDIR; empty = random")
     pretrain: "Config | None" = setting(
         None, "a run made first, in WORKDIR/pretrain, to start from; or none"
     )
@@ -229,8 +225,10 @@ def convert(name: str, value: Any, kind: Any) -> Any:
 
 def describe_type(kind: Any) -> str:
     """Returns a field's type as it is written in the code."""
-    return kind.__name__ if isinstance(kind, type) else str(kind).replace(
-        f"{__name__}.", ""
+    return (
+        kind.__name__
+        if isinstance(kind, type)
+        else str(kind).replace(f"{__name__}.", "")
     )
 
 

@@ -3,7 +3,9 @@
 import signal
 import sys
 
-from tljax import command_line, train
+from absl import logging
+
+from tljax import command_line, dry_run, terminal, train
 from tljax.errors import RunError, Stopped
 
 
@@ -12,14 +14,17 @@ def main(argv: list[str]) -> int:
     if {"--help", "-help", "-h"} & set(argv[1:]):
         command_line.print_help()
         return 0
+    # Orbax logs tracebacks of errors that are raised, and reported in a line, here.
+    logging.set_verbosity(logging.FATAL)
+    signal.signal(signal.SIGTERM, stop_at_once)
+    signal.signal(signal.SIGINT, stop_at_once)
     try:
-        signal.signal(signal.SIGTERM, stop_at_once)
-        signal.signal(signal.SIGINT, stop_at_once)
         options = command_line.parse(argv)
         if options.dry_run:
-            train.dry_run(options.config)
+            dry_run.dry_run(options.config)
         else:
-            train.train_and_evaluate(options.config, options.workdir)
+            result = train.train_and_evaluate(options.config, options.workdir)
+            terminal.print_result(result, options.workdir)
     except RunError as error:
         print(f"tljax: {error}", file=sys.stderr)
         return error.exit_code

@@ -31,7 +31,7 @@ class Speed:
         self.step, self.time = step, time.perf_counter()
 
     def measure(self, step: int) -> float:
-        """Returns the speed since `start` or the last measurement, `step` being done."""
+        """Returns the speed since the last call of this or `start`; `step` is done."""
         images = (step - self.step) * self.batch_size
         seconds = time.perf_counter() - self.time
         self.images += images

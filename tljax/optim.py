@@ -69,7 +69,7 @@ def adamw(config, learning_rate, make=optax.adamw):
 
 
 # Each entry takes (optim config, learning rate or schedule). "gradient_descent" and
-# "sgd" are one update: with data.batch_size=0, the whole training set, it is the former.
+# "sgd" are one update; with data.batch_size=0, the whole training set, it is the first.
 OPTIMIZERS = {
     "gradient_descent": coupled(functools.partial(sgd, momentum=False)),
     "sgd": coupled(functools.partial(sgd, momentum=False)),

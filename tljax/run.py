@@ -70,11 +70,13 @@ class Start(NamedTuple):
       state: the state at `step`, on the devices.
       step: steps already done.
       meta: what is saved beside every state: config, class names, origin.
+      news: one line on how the state came to be.
     """
 
     state: TrainState
     step: int
     meta: dict[str, Any]
+    news: str
 
 
 def begin_or_resume(run: Run, origin: str, workdir: Path) -> Start:
@@ -94,15 +96,15 @@ def begin_or_resume(run: Run, origin: str, workdir: Path) -> Start:
     replicated = parallel.replicated(run.mesh)
     create = jax.jit(run.create_state, out_shardings=replicated)
     if not origin:
-        return Start(create(), 0, meta | {"started_from": "scratch"})
+        return Start(create(), 0, meta | {"started_from": "scratch"}, "from scratch")
     given = weights.load(origin)
     transplant.check(given, jax.eval_shape(run.create_state).variables)
     state = create()
-    variables, line = transplant.transplant(
+    variables, news = transplant.transplant(
         given, state.variables, run.source.class_names
     )
     state = state.replace(**jax.device_put(variables, replicated))
-    return Start(state, 0, meta | {"started_from": line})
+    return Start(state, 0, meta | {"started_from": given.origin}, news)
 
 
 def resume(run: Run, folder: Path, meta: dict[str, Any]) -> Start:
@@ -116,7 +118,8 @@ def resume(run: Run, folder: Path, meta: dict[str, Any]) -> Start:
         raise CheckpointError(
             f"checkpoint {folder} is of another run: {', '.join(differences)}"
         )
-    return Start(state, int(folder.name), saved)
+    news = f"resumed at step {folder.name}, started from {saved['started_from']}"
+    return Start(state, int(folder.name), saved, news)
 
 
 class Programs(NamedTuple):
@@ -153,3 +156,18 @@ def compile_steps(run: Run, state: TrainState) -> Programs:
         eval_batch,
     )
     return Programs(train_step, eval_step, train_seconds + eval_seconds)
+
+
+def describe(run: Run, state: TrainState) -> str:
+    """Returns one line on model, data and devices; shapes of `state` are enough."""
+    height, width, channels = run.source.image_shape
+    sizes = ", ".join(
+        f"{len(split.labels):,} {name}" for name, split in run.source.splits.items()
+    )
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return (
+        f"{run.config.model.name}, {parameters:,} parameters; "
+        f"{run.config.data.source}, {sizes} images of {height}x{width}x{channels} in "
+        f"{len(run.source.class_names)} classes; batch {run.batch_size} on "
+        f"{run.mesh.size} {run.mesh.devices.flat[0].platform} device(s)"
+    )

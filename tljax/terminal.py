@@ -1,12 +1,21 @@
-"""What people see: a progress bar on a terminal, plain lines in a pipe, tables."""
+"""What people see: a progress bar on a terminal, plain lines in a pipe, a table."""
 
 import time
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
+RESULT_COLUMNS = {
+    "accuracy": ("accuracy", "{:.4f}"),
+    "precision": ("precision_macro", "{:.4f}"),
+    "recall": ("recall_macro", "{:.4f}"),
+    "F1": ("f1_macro", "{:.4f}"),
+    "images": ("num_examples", "{}"),
+    "images/s": ("images_per_second", "{:,.0f}"),
+    "compile s": ("compile_seconds", "{:.1f}"),
+}
 SHOWN = ("loss", "accuracy", "f1_macro", "learning_rate", "images_per_second")
 
 
@@ -38,7 +47,7 @@ class Terminal:
         self.console.print(f"{self.title}: {text}")
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Prints metrics; those of training steps stand in the bar where there is one."""
+        """Prints metrics; those of training stand in the bar where there is one."""
         if split == "train" and self.console.is_terminal:
             return
         shown = [f"{name} {values[name]:.4g}" for name in SHOWN if name in values]
@@ -65,21 +74,16 @@ class Terminal:
         self.progress.stop()
 
 
-def print_results(rows: dict[str, dict]) -> None:
-    """Prints a table with one row for each named result."""
-    table = Table("run", box=None, pad_edge=False)
-    shown = {
-        "test accuracy": ("accuracy", "{:.4f}"),
-        "precision": ("precision_macro", "{:.4f}"),
-        "recall": ("recall_macro", "{:.4f}"),
-        "F1 (macro)": ("f1_macro", "{:.4f}"),
-        "test images": ("num_examples", "{}"),
-        "images/s": ("images_per_second", "{:,.0f}"),
-        "compile s": ("compile_seconds", "{:.1f}"),
-    }
-    for heading in shown:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, result in rows.items():
-        values = [(result.get(key), form) for key, form in shown.values()]
-        table.add_row(name, *(form.format(v) if v is not None else "-" for v, form in values))
-    Console(highlight=False, markup=False).print(table)
+def print_result(result: dict[str, Any], workdir: str) -> None:
+    """Prints the result of a finished run, and of the one it was compared with."""
+    rows = [row for row in (result, result.get("baseline")) if row is not None]
+    names = [row["started_from"] for row in rows]
+    width = max(len("started from"), *map(len, names))
+    print(f"\n{'started from':{width}}" + "".join(f"{h:>11}" for h in RESULT_COLUMNS))
+    for name, row in zip(names, rows, strict=True):
+        cells = [
+            "-" if row[key] is None else form.format(row[key])
+            for key, form in RESULT_COLUMNS.values()
+        ]
+        print(f"{name:{width}}" + "".join(f"{cell:>11}" for cell in cells))
+    print(f"all of it in {workdir}/result.json")

@@ -18,7 +18,14 @@ from tljax.config import Config, validate
 from tljax.data import loader
 from tljax.errors import NonFiniteError, Stopped
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
-from tljax.run import Programs, Run, begin_or_resume, compile_steps, prepare
+from tljax.run import (
+    Programs,
+    Run,
+    begin_or_resume,
+    compile_steps,
+    describe,
+    prepare,
+)
 from tljax.signals import StopRequest, stop_request
 from tljax.state import TrainState
 from tljax.terminal import Terminal
@@ -71,7 +78,7 @@ def train(run: Run, origin: str, workdir: Path, stop: StopRequest) -> dict[str, 
         closing(Checkpoints(workdir / "checkpoints", config)) as checkpoints,
     ):
         terminal.say(describe(run, start.state))
-        terminal.say(f"at step {start.step}, started from {start.meta['started_from']}")
+        terminal.say(start.news)
         terminal.say(f"both steps compiled in {programs.seconds:.1f} s")
         state = start.state
         recorder = Recorder(writer, speed, config.log_every)
@@ -165,18 +172,3 @@ def evaluate(
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:
     """Returns those of the metrics that are single numbers."""
     return {name: value for name, value in metrics.items() if np.ndim(value) == 0}
-
-
-def describe(run: Run, state: TrainState) -> str:
-    """Returns one line on model, data and devices."""
-    height, width, channels = run.source.image_shape
-    sizes = ", ".join(
-        f"{len(split.labels):,} {name}" for name, split in run.source.splits.items()
-    )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return (
-        f"{run.config.model.name}, {parameters:,} parameters; "
-        f"{run.config.data.source}, {sizes} images of {height}x{width}x{channels} in "
-        f"{len(run.source.class_names)} classes; batch {run.batch_size} on "
-        f"{run.mesh.size} {run.mesh.devices.flat[0].platform} device(s)"
-    )

@@ -39,10 +39,10 @@ def batch_indices(
 def train_batches(
     split: Split, seed: int, batch_size: int, first_step: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields {"image": uint8 [b, h, w, c], "label": int32 [b]} from a step on, for ever.
+    """Yields {"image": uint8 [b, h, w, c], "label": int32 [b]}, from a step on.
 
-    A pure function of its arguments: started at any step it goes on as if it had
-    never stopped.
+    It never ends, and is a function of its arguments alone: started at any step it
+    goes on as if it had never stopped.
     """
     step = first_step
     while True:

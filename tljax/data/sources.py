@@ -102,7 +102,10 @@ def split_by_class(examples: Split, config) -> dict[str, Split]:
     """Returns train, val and test with the same share of every class in each."""
     indices = np.arange(len(examples.labels))
     splits = {}
-    for name, fraction in (("test", config.test_fraction), ("val", config.val_fraction)):
+    for name, fraction in (
+        ("test", config.test_fraction),
+        ("val", config.val_fraction),
+    ):
         try:
             indices, taken = train_test_split(
                 indices,
@@ -112,8 +115,11 @@ def split_by_class(examples: Split, config) -> dict[str, Split]:
             )
         except ValueError as error:
             raise DataError(f"cannot split {config.source!r}: {error}") from None
-        splits[name] = take(examples, np.sort(taken))
-    return {"train": take(examples, np.sort(indices))} | splits
+        splits[name] = taken
+    splits["train"] = indices
+    return {
+        name: take(examples, np.sort(splits[name])) for name in ("train", "val", "test")
+    }
 
 
 def keep_per_class(split: Split, count: int, class_names, seed: int) -> Split:

@@ -17,7 +17,7 @@ from tljax.models import layers
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; [b, h, w, c] -> [b, h/s, w/s, planes]."""
+    """Two 3x3 convolutions and a shortcut."""
 
     planes: int
     stride: int = 1
@@ -28,6 +28,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns [b, h/stride, w/stride, planes]."""
         if self.groups != 1 or self.width_per_group != 64:
             raise ValueError("a basic block has groups 1 and width_per_group 64")
         conv = functools.partial(layers.convolution, dtype=self.dtype)
@@ -40,7 +41,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut; the output has 4 * planes."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut, four times as wide outside."""
 
     planes: int
     stride: int = 1
@@ -51,6 +52,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Returns [b, h/stride, w/stride, 4 * planes]."""
         conv = functools.partial(layers.convolution, dtype=self.dtype)
         norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
         inner = int(self.planes * (self.width_per_group / 64.0)) * self.groups
@@ -127,6 +129,7 @@ class ResNet(nn.Module):
         return (x, features) if return_features else x
 
     def apply_stem(self, images: jax.Array, train: bool) -> jax.Array:
+        """Returns [b, h, w, width]; the standard stem leaves a quarter of h and w."""
         kernel_size, stride = (3, 1) if self.stem == "small" else (7, 2)
         x = layers.convolution(
             self.width, kernel_size, stride, dtype=self.dtype, name="conv1"

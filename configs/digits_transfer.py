@@ -1,0 +1,40 @@
+"""Digits 0-4 as the source task, digits 5-9 with few labels as the target task.
+
+python -m tljax.main --config=configs/digits_transfer.py --workdir=/tmp/digits
+"""
+
+from tljax.config import Config, Data, Loss, Model, Optim
+
+
+def get_config() -> Config:
+    """Returns the config of the target task, with that of the source task in it."""
+    model = Model(name="resnet18", width=16, stem="small")
+    source = Config(
+        num_steps=300,
+        model=model,
+        data=Data(source="digits", classes=("0", "1", "2", "3", "4"), batch_size=64),
+        optim=Optim(
+            name="momentum",
+            learning_rate=0.1,
+            schedule="cosine",
+            warmup_steps=30,
+            weight_decay=5e-4,
+        ),
+        loss=Loss(label_smoothing=0.1),
+    )
+    return Config(
+        num_steps=100,
+        log_every=20,
+        eval_every=50,
+        checkpoint_every=50,
+        pretrain=source,
+        baseline=True,
+        model=model,
+        data=Data(
+            source="digits",
+            classes=("5", "6", "7", "8", "9"),
+            labels_per_class=5,
+            batch_size=25,
+        ),
+        optim=Optim(name="momentum", learning_rate=0.02, schedule="cosine"),
+    )

@@ -1,0 +1,75 @@
+"""What a run would be: its model, learning rates and memory, with compiled steps."""
+
+import jax
+import jax.numpy as jnp
+
+from tljax.config import Config
+from tljax.run import Run, compile_steps, describe, prepare
+
+
+def dry_run(config: Config) -> None:
+    """Prints the table of the model, the schedule and the memory; trains nothing.
+
+    Raises RunError for all that would end the run before its first step.
+    """
+    if config.pretrain is not None:
+        print("The run made first (pretrain):\n")
+        dry_run(config.pretrain)
+        print("\nThe run itself:\n")
+    run = prepare(config)
+    state = jax.eval_shape(run.create_state)
+    print(describe(run, state))
+    print_model(run)
+    print_schedule(run)
+    print_memory(run, state)
+
+
+def print_model(run: Run) -> None:
+    """Prints parameters and output shape of every layer, for one image."""
+    images = jnp.zeros((1, *run.source.image_shape))
+    table = run.model.tabulate(
+        jax.random.key(0),
+        images,
+        depth=1,
+        console_kwargs={"width": 120, "force_terminal": False},
+    )
+    print(table)
+
+
+def print_schedule(run: Run) -> None:
+    """Prints the learning rate at the first step, at every tenth, and at the last."""
+    num_steps = run.config.num_steps
+    steps = sorted({round(tenth * (num_steps - 1) / 10) for tenth in range(11)})
+    every = run.config.optim.accumulate_steps
+    rates = [float(run.schedule(step // every)) for step in steps]
+    highest = run.config.optim.learning_rate
+    print(f"learning rate ({run.config.optim.schedule}, {run.config.optim.name})")
+    for step, rate in zip(steps, rates, strict=True):
+        print(f"  step {step:>8,}  {rate:<10.4g} {'#' * round(40 * rate / highest)}")
+
+
+def print_memory(run: Run, state) -> None:
+    """Prints what state and a training step take on each device; compiles both steps.
+
+    The state is counted; what a step needs beside it is the compiler's own figure.
+    """
+    programs = compile_steps(run, state)
+    parts = {
+        "parameters": state.params,
+        "BatchNorm statistics": state.batch_stats,
+        "optimiser": state.opt_state,
+        "batch": run.abstract_batch(),
+    }
+    print("memory on each device")
+    for name, tree in parts.items():
+        share = run.mesh.size if name == "batch" else 1
+        print(f"  {name:22} {megabytes(tree) / share:10.2f} MB")
+    needs = programs.train_step.memory_analysis()
+    print(f"  {'activations, gradients':22} {needs.temp_size_in_bytes / 1e6:10.2f} MB")
+    print(f"both steps compiled in {programs.seconds:.1f} s")
+
+
+def megabytes(tree) -> float:
+    """Returns the size of all arrays of a tree in 10^6 bytes."""
+    leaves = jax.tree.leaves(tree)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e6
