@@ -9,9 +9,9 @@ from tljax.config import Config, Data, Loss, Model, Optim
 def get_config() -> Config:
     """Returns the config."""
     return Config(
-        num_steps=600,
+        num_steps=400,
         model=Model(name="resnet18", width=16, stem="small"),
-        data=Data(source="digits", batch_size=64),
+        data=Data(source="digits", image_size=16, batch_size=64),
         optim=Optim(
             name="momentum",
             learning_rate=0.1,

@@ -1,0 +1,56 @@
+"""Four virtual CPU devices, strict ranks, and one compilation cache for all tests."""
+
+import os
+
+# Before jax is imported: it reads these once.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+
+import jax
+import pytest
+
+from tljax.config import Config, Data, Model, Optim
+from tljax.parallel import create_mesh
+
+
+@pytest.fixture(scope="session", autouse=True)
+def strict_jax(tmp_path_factory):
+    """Silent broadcasting between ranks is an error; programs are compiled once."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # Subprocesses of the tests share the cache.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def mesh():
+    """Returns one device, so that runs of few images need not be divisible."""
+    return create_mesh("cpu", 1)
+
+
+@pytest.fixture
+def tiny_config():
+    """Returns a new config of a run that takes a second or two."""
+
+    def make(**changes) -> Config:
+        settings = {
+            "num_steps": 4,
+            "log_every": 1,
+            "eval_every": 2,
+            "checkpoint_every": 2,
+            "num_devices": 1,
+            "model": Model(width=2, stem="small"),
+            "data": Data(source="digits", batch_size=32),
+            "optim": Optim(learning_rate=0.05),
+        }
+        return Config(**(settings | changes))
+
+    return make

@@ -1,0 +1,113 @@
+"""Imports run one way, and nothing heavy comes along."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# What each room may import of tljax beside itself and errors.
+ALLOWED = {
+    "errors": set(),
+    "models": set(),
+    "state": set(),
+    "signals": set(),
+    "terminal": set(),
+    "data": set(),
+    "optim": set(),
+    "parallel": set(),
+    "checkpoint": set(),
+    "metrics": {"terminal"},
+    "tasks": {"models", "data", "state"},
+    "config": {"data", "models", "optim", "parallel", "tasks"},
+    "workdirs": {"config"},
+    "pretrained": {"checkpoint"},
+    "run": {
+        "config",
+        "checkpoint",
+        "data",
+        "optim",
+        "parallel",
+        "pretrained",
+        "state",
+        "tasks",
+        "workdirs",
+    },
+    "train": {
+        "config",
+        "checkpoint",
+        "data",
+        "metrics",
+        "parallel",
+        "run",
+        "signals",
+        "state",
+        "terminal",
+        "workdirs",
+    },
+    "dry_run": {"config", "run"},
+    "command_line": {"config"},
+    "main": {"command_line", "dry_run", "terminal", "train"},
+}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Returns the rooms of tljax that the file at `path` imports."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    inside = [name.split(".") for name in names if name.split(".")[0] == "tljax"]
+    return {parts[1] for parts in inside if len(parts) > 1}
+
+
+def room(path: Path) -> str:
+    """Returns the room that a file of the package stands in."""
+    return path.relative_to(ROOT / "tljax").parts[0].removesuffix(".py")
+
+
+FILES = [
+    path
+    for path in sorted((ROOT / "tljax").rglob("*.py"))
+    if path != ROOT / "tljax" / "__init__.py"
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path):
+    allowed = ALLOWED[room(path)] | {room(path)}
+    if room(path) != "models":
+        allowed.add("errors")
+    assert imported_rooms(path) <= allowed
+
+
+def test_the_rule_has_no_circle():
+    done = set()
+    while len(done) < len(ALLOWED):
+        ready = {name for name in ALLOWED if ALLOWED[name] <= done} - done
+        assert ready, f"a circle among {set(ALLOWED) - done}"
+        done |= ready
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")))
+def test_configs_import_the_config_only(path):
+    assert imported_rooms(path) == {"config"}
+
+
+def test_no_other_framework_and_no_pickle_is_imported():
+    code = "import sys, tljax.main; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in result.stdout.split()}
+    assert not loaded & {"torch", "tensorflow", "tensorflow_datasets", "keras"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) <= 400
