@@ -67,7 +67,7 @@ def test_labels_per_class_keeps_so_many_and_no_other_split_changes():
 @pytest.mark.parametrize(
     "changes, error, message",
     [
-        ({"classes": ("1", "x")}, ConfigError, "data.classes = 'x' is unknown"),
+        ({"classes": ("1", "x")}, ConfigError, "config.data.classes = 'x' is unknown"),
         ({"classes": ("1", "1")}, ConfigError, "'1' more than once"),
         ({"labels_per_class": 999}, DataError, "class '0' has only"),
         ({"val_fraction": 0.001, "test_fraction": 0.001}, DataError, "cannot split"),

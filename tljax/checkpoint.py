@@ -35,6 +35,7 @@ class Checkpoints:
     def __init__(self, directory: Path, config):
         self.directory = directory.absolute()
         self.directory.mkdir(exist_ok=True)
+        self.remove_unfinished()
         self.saving: int | None = None
         latest_steps = preservation_policy.LatestN(config.keep_checkpoints)
         best_step = preservation_policy.BestN(
@@ -48,7 +49,6 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy,
                 best_fn=lambda metrics: metrics["accuracy"],
-                cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(
                     post_finalization_callback=self.write_manifest
                 ),
@@ -92,14 +92,18 @@ class Checkpoints:
     def failed(self, error: Exception) -> CheckpointError:
         """Returns the error to raise for a failed save, whose remains are removed."""
         step, self.saving = self.saving, None
-        for remains in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(remains, ignore_errors=True)
+        self.remove_unfinished()
         free = shutil.disk_usage(self.directory).free
         reason = str(error).split("\n")[0][:300]
         return CheckpointError(
             f"checkpoint of step {step} could not be written to {self.directory} "
             f"({free / 1e6:,.0f} MB free): {reason}"
         )
+
+    def remove_unfinished(self) -> None:
+        """Removes what saves that were cut short have left: it would fill the disk."""
+        for remains in self.directory.glob("*.orbax-checkpoint-tmp"):
+            shutil.rmtree(remains, ignore_errors=True)
 
     def write_manifest(self) -> None:
         """Writes the hashes of all files of the step that Orbax is about to rename."""

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tljax.errors import ConfigError, unknown
+from tljax.errors import ConfigError
 
 
 def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
@@ -26,10 +26,13 @@ def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
         devices = jax.local_devices(backend=platform or None)
     except RuntimeError:
         present = sorted({device.platform for device in jax.devices()})
-        raise ConfigError(unknown("device", platform, present)) from None
+        raise ConfigError(
+            f"config.device = {platform!r}, but the devices here are: "
+            f"{', '.join(present)}"
+        ) from None
     if num_devices > len(devices):
         raise ConfigError(
-            f"num_devices = {num_devices}, but there are {len(devices)} "
+            f"config.num_devices = {num_devices}, but there are {len(devices)} "
             f"{devices[0].platform} devices"
         )
     devices = np.array(devices[: num_devices or None])
@@ -58,8 +61,8 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         return
     sizes = " or ".join(str(size) for size in (below, below + mesh.size) if size)
     raise ConfigError(
-        f"data.batch_size = {batch_size} cannot be divided among {mesh.size} devices; "
-        f"take {sizes}, or set num_devices"
+        f"config.data.batch_size = {batch_size} cannot be divided among {mesh.size} "
+        f"devices; take {sizes}, or set num_devices"
     )
 
 

@@ -89,9 +89,9 @@ def keep_classes(class_names, examples: Split, chosen: tuple[str, ...]):
     """
     for name in chosen:
         if name not in class_names:
-            raise ConfigError(unknown("data.classes", name, class_names))
+            raise ConfigError(unknown("config.data.classes", name, class_names))
         if chosen.count(name) > 1:
-            raise ConfigError(f"data.classes names {name!r} more than once")
+            raise ConfigError(f"config.data.classes names {name!r} more than once")
     new_labels = np.full(len(class_names), -1, np.int32)
     new_labels[[class_names.index(name) for name in chosen]] = np.arange(len(chosen))
     labels = new_labels[examples.labels]
@@ -130,7 +130,7 @@ def keep_per_class(split: Split, count: int, class_names, seed: int) -> Split:
         indices = np.flatnonzero(split.labels == label)
         if len(indices) < count:
             raise DataError(
-                f"data.labels_per_class = {count}, but class {name!r} has only "
+                f"config.data.labels_per_class = {count}, but class {name!r} has only "
                 f"{len(indices)} training images"
             )
         chosen.append(rng.choice(indices, count, replace=False))

@@ -1,5 +1,6 @@
 """Classification: cross-entropy on labels, sums that are exact for any batch."""
 
+import functools
 from typing import Any
 
 import jax
@@ -76,8 +77,8 @@ def train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 
-    grad_norm = optax.global_norm(grads)
-    state_norm = optax.global_norm((params, batch_stats))
+    grad_norm = optax.tree.norm(grads)
+    state_norm = optax.tree.norm((params, batch_stats))
     metrics = {
         "loss": loss,
         "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"]),
@@ -85,7 +86,7 @@ def train_step(
         "grad_norm": grad_norm,
         "finite": jnp.isfinite(loss + grad_norm + state_norm),
     }
-    metrics = {name: value.astype(jnp.float32) for name, value in metrics.items()}
+    metrics = jax.tree.map(functools.partial(jnp.asarray, dtype=jnp.float32), metrics)
     state = state.replace(
         step=state.step + 1,
         params=params,

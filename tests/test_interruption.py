@@ -1,0 +1,195 @@
+"""Runs that are killed, stopped, or started twice: as processes, from the command."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tljax import checkpoint
+
+CONFIG = """
+from tljax.config import Config, Data, Model, Optim
+
+def get_config():
+    return Config(
+        num_steps=400,
+        log_every=20,
+        eval_every=100,
+        checkpoint_every=15,
+        num_devices=1,
+        model=Model(width=2, stem="small"),
+        data=Data(batch_size=8, classes=("3", "8"), labels_per_class=20),
+        optim=Optim(name="adam", learning_rate=0.002, schedule="cosine"),
+    )
+"""
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Returns the command of a run, but for its workdir."""
+    path = tmp_path_factory.mktemp("config") / "config.py"
+    path.write_text(CONFIG)
+    return [sys.executable, "-m", "tljax.main", f"--config={path}"]
+
+
+def start(command, workdir):
+    """Starts a run and returns its process."""
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+
+
+def finish(process, seconds=120):
+    """Returns (exit code, stdout, stderr) of a process when it has ended."""
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def wait_for(condition, process, seconds=60):
+    """Returns once `condition()` holds, or the process has ended."""
+    deadline = time.monotonic() + seconds
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def steps_saved(workdir) -> list[int]:
+    """Returns the numbers of the steps whose checkpoints are committed."""
+    directory = Path(workdir) / "checkpoints"
+    return sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command, tmp_path_factory):
+    """Returns the workdir of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    code, _, err = finish(start(command, workdir))
+    assert code == 0, err
+    return workdir
+
+
+def assert_same_end(workdir, uninterrupted):
+    """Weights, statistics, optimiser and metrics are those of the undisturbed run."""
+    states = []
+    for directory in (workdir, uninterrupted):
+        folder = checkpoint.latest(directory / "checkpoints")
+        assert folder.name == "400"
+        checkpoint.verify(folder)
+        with checkpoint.ocp.Checkpointer(
+            checkpoint.ocp.StandardCheckpointHandler()
+        ) as reader:
+            args = checkpoint.ocp.args.StandardRestore()
+            state = checkpoint.read(folder, reader, "state", args)
+        state["key"] = jax.random.key_data(state["key"])
+        states.append(state)
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    results = [
+        json.loads((directory / "result.json").read_text())
+        for directory in (workdir, uninterrupted)
+    ]
+    for key in ("accuracy", "loss", "confusion_matrix", "best_step"):
+        assert results[0][key] == results[1][key]
+    splits = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "images_per_second"}
+            for line in (directory / "metrics.jsonl").read_text().splitlines()
+        ]
+        for directory in (workdir, uninterrupted)
+    ]
+    assert splits[0] == splits[1]
+
+
+# Orbax has no way to read a state without the program that made it, but this.
+@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
+    command, uninterrupted, tmp_path
+):
+    rng = random.Random(time.time_ns())
+    for _ in range(4):
+        before = steps_saved(tmp_path)
+        process = start(command, tmp_path)
+        wait_for(lambda before=before: steps_saved(tmp_path) != before, process)
+        time.sleep(rng.random() * 0.4)
+        process.kill()
+        finish(process)
+        assert steps_saved(tmp_path)
+    code, out, err = finish(start(command, tmp_path))
+    assert code == 0, err
+    assert "resumed at step" in out
+    assert_same_end(tmp_path, uninterrupted)
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided:UserWarning")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_it_stops_at(command, uninterrupted, tmp_path, number):
+    process = start(command, tmp_path)
+    wait_for(lambda: steps_saved(tmp_path), process)
+    process.send_signal(number)
+    code, _, err = finish(process)
+    assert code == 128 + number
+    assert err.startswith(f"tljax: stopped by {number.name} at step ")
+    assert len(err.splitlines()) == 1
+    stopped_at = steps_saved(tmp_path)[-1]
+    assert f"at step {stopped_at}, which is saved" in err
+    code, out, err = finish(start(command, tmp_path))
+    assert code == 0, err
+    assert f"resumed at step {stopped_at}" in out
+    assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_signal_before_training_ends_it(command, tmp_path):
+    process = start(command, tmp_path)
+    wait_for((tmp_path / "config.json").exists, process)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 143
+    assert "stopped by SIGTERM" in err and "Traceback" not in err
+
+
+def test_a_second_signal_ends_it_at_once(command, tmp_path):
+    """The first is noted while the process sleeps in a step; the second must not wait."""
+    code = (
+        "import os, signal, time\n"
+        "from tljax.signals import stop_request\n"
+        "with stop_request() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert stop and stop.name == 'SIGTERM'\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], timeout=30, check=False)
+    assert result.returncode == 130
+
+
+def test_a_workdir_has_one_live_process(command, uninterrupted, tmp_path):
+    first = start(command, tmp_path)
+    wait_for(lambda: steps_saved(tmp_path), first)
+    code, _, err = finish(start(command, tmp_path))
+    assert code == 2
+    assert f"is in use by process {first.pid} on " in err
+    assert len(err.splitlines()) == 1
+    first.kill()
+    finish(first)
+    # A lock dies with its holder.
+    code, _, err = finish(start(command, tmp_path))
+    assert code == 0, err
+
+
+def test_a_finished_run_prints_its_result_again(command, uninterrupted):
+    before = (uninterrupted / "metrics.jsonl").read_text()
+    code, out, _ = finish(start(command, uninterrupted))
+    assert code == 0
+    assert "accuracy" in out and "compiled" not in out
+    assert (uninterrupted / "metrics.jsonl").read_text() == before

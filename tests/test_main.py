@@ -1,0 +1,146 @@
+"""The command, run as people run it: exit codes and one line for each mistake."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tljax import command_line, train
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def run(*flags):
+    """Returns the finished process of `python -m tljax.main FLAGS`."""
+    return subprocess.run(
+        [sys.executable, "-m", "tljax.main", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def assert_refused(process, code, *words):
+    """The exit code is `code`, and one line on stderr holds all the words."""
+    assert process.returncode == code, process.stderr
+    assert len(process.stderr.splitlines()) == 1, process.stderr
+    assert process.stderr.startswith("tljax: ")
+    assert "compiled" not in process.stdout
+    for word in words:
+        assert word in process.stderr
+
+
+DIGITS = "--config=configs/digits.py"
+
+
+def test_help_is_for_newcomers():
+    process = run("--help")
+    assert process.returncode == 0 and process.stderr == ""
+    assert "--config.optim.learning_rate: float = 0.01" in process.stdout
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ([], ["--config=FILE.py is missing"]),
+        ([DIGITS], ["--workdir is missing"]),
+        (["--config=nope.py", "--workdir=/tmp/x"], ["'nope.py' does not exist"]),
+        (
+            [DIGITS, "--workdir=/tmp/x", "--config.num_stepz=1"],
+            ["no field 'num_stepz'", "did you mean 'num_steps'?"],
+        ),
+        (
+            [DIGITS, "--workdir=/tmp/x", "--config.data.source=digitz"],
+            ["'digitz' is unknown", "digits, synthetic"],
+        ),
+        ([DIGITS, "--workdir=/proc/nope"], ["cannot write to workdir /proc/nope"]),
+        ([DIGITS, "--workdir=/dev/null"], ["cannot write to workdir /dev/null"]),
+        (
+            [DIGITS, "--workdir=/tmp/x", "--config.device=tpu"],
+            ["config.device = 'tpu', but the devices here are: cpu"],
+        ),
+        (
+            [DIGITS, "--workdir=/tmp/x", "--config.num_devices=64"],
+            ["config.num_devices = 64"],
+        ),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(flags, words, tmp_path):
+    flags = [flag.replace("/tmp/x", str(tmp_path)) for flag in flags]
+    assert_refused(run(*flags), 2, *words)
+
+
+def test_data_that_is_not_there_is_exit_code_3(tmp_path):
+    flags = [DIGITS, f"--workdir={tmp_path}", "--config.data.labels_per_class=1000"]
+    assert_refused(run(*flags), 3, "class '0' has only")
+
+
+def test_a_damaged_checkpoint_is_exit_code_4(tmp_path):
+    flags = [
+        DIGITS,
+        f"--workdir={tmp_path}",
+        "--config.num_steps=1",
+        "--config.optim.warmup_steps=0",
+        "--config.model.width=2",
+        "--config.num_devices=1",
+    ]
+    assert run(*flags).returncode == 0
+    (tmp_path / "result.json").unlink()
+    manifest = tmp_path / "checkpoints" / "1" / "state" / "manifest.ocdbt"
+    manifest.write_bytes(b"")
+    process = run(*flags)
+    assert_refused(process, 4, "step 1 is damaged", "manifest.ocdbt differs")
+
+
+def test_numbers_that_are_not_finite_are_exit_code_5(tmp_path):
+    process = run(
+        DIGITS,
+        f"--workdir={tmp_path}",
+        "--config.optim.learning_rate=3e38",
+        "--config.model.width=2",
+        "--config.num_devices=1",
+    )
+    assert process.returncode == 5
+    assert process.stderr.startswith("tljax: step ")
+    assert len(process.stderr.splitlines()) == 1
+
+
+def test_dry_run_shows_and_writes_nothing(tmp_path):
+    process = run(DIGITS, "--dry_run", f"--workdir={tmp_path}/new")
+    assert process.returncode == 0, process.stderr
+    for word in ("layer4_1", "learning rate (cosine", "optimiser", "compiled in"):
+        assert word in process.stdout
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_runs_two_steps(path, tmp_path):
+    """Through the same loop, with fewer steps and narrower layers."""
+    config = command_line.load(str(path))
+    parts = [config] if config.pretrain is None else [config, config.pretrain]
+    for part in parts:
+        part.num_steps = 2
+        part.optim.warmup_steps = 0
+        part.num_devices = 1
+        part.model.width = 2
+    result = train.train_and_evaluate(config, tmp_path)
+    assert result["step"] == 2
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_its_command(path):
+    command = f"python -m tljax.main --config=configs/{path.name} --workdir="
+    assert command in path.read_text()
+
+
+def test_the_readmes_main_line_is_there():
+    readme = (ROOT / "README.md").read_text()
+    assert "pip install -e '.[test]' && pytest" in readme
+    assert os.fspath(CONFIGS[-1].relative_to(ROOT)) in readme

@@ -1,0 +1,114 @@
+"""One device and four: the same numbers; donation; what cannot be had."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tljax import parallel
+from tljax.config import Config, Model
+from tljax.errors import ConfigError
+from tljax.tasks import classification
+
+
+def train(num_devices, num_steps=3):
+    """Returns the state after SGD steps over so many devices, and the last metrics."""
+    mesh = parallel.create_mesh("cpu", num_devices)
+    config = Config(model=Model(width=4, stem="small"))
+    model = classification.create_model(config, 3)
+    schedule = optax.constant_schedule(0.05)
+    tx = optax.sgd(schedule)
+    create = functools.partial(
+        classification.create_state, image_shape=(8, 8, 1), model=model, tx=tx
+    )
+    state = jax.jit(create, out_shardings=parallel.replicated(mesh))(jax.random.key(0))
+    step = functools.partial(
+        classification.train_step, model=model, tx=tx, schedule=schedule, config=config
+    )
+    rng = np.random.default_rng(0)
+    batches = [
+        {
+            "image": rng.integers(0, 256, (16, 8, 8, 1), np.uint8),
+            "label": rng.integers(0, 3, 16).astype(np.int32),
+        }
+        for _ in range(num_steps)
+    ]
+    step, seconds = parallel.compile_step(
+        step, state, batches[0], mesh=mesh, donate_state=True
+    )
+    assert seconds > 0
+    for batch in batches:
+        state, metrics = step(state, parallel.shard_batch(batch, mesh))
+        # Virtual devices share the cores: unbounded dispatch would starve collectives.
+        jax.block_until_ready(metrics)
+    return state, metrics, step
+
+
+def test_four_devices_give_the_numbers_of_one():
+    """Gradients (SGD) and BatchNorm statistics are those of the whole batch."""
+    one, one_metrics, _ = train(1)
+    four, four_metrics, _ = train(4)
+    assert len(jax.tree.leaves(four.params)[0].sharding.device_set) == 4
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6)
+    jax.tree.map(close, one.variables, four.variables)
+    close(one_metrics["grad_norm"], four_metrics["grad_norm"])
+
+
+def test_the_test_above_would_notice_statistics_of_a_part():
+    """With a quarter of the batch the statistics are far from those of the whole."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (16, 8, 8, 1)) / 255
+    quarters = images.reshape(4, -1).var(axis=1).mean()
+    assert abs(quarters - images.var()) / images.var() > 1e-3
+
+
+def test_the_state_is_donated():
+    """The compiled program writes every leaf of the new state over the old one."""
+    state, _, step = train(1, num_steps=1)
+    aliased = step.memory_analysis().alias_size_in_bytes
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.variables))
+    assert aliased >= size
+    old = state.params["conv1"]["kernel"]
+    batch = {
+        "image": np.zeros((16, 8, 8, 1), np.uint8),
+        "label": np.zeros(16, np.int32),
+    }
+    step(state, parallel.shard_batch(batch, parallel.create_mesh("cpu", 1)))
+    assert old.is_deleted()
+
+
+def test_a_compiled_step_refuses_other_shapes():
+    state, _, step = train(1, num_steps=1)
+    batch = {"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.zeros(8, np.int32)}
+    with pytest.raises(TypeError, match="compiled"):
+        step(state, parallel.shard_batch(batch, parallel.create_mesh("cpu", 1)))
+
+
+def test_devices_that_are_not_there():
+    with pytest.raises(
+        ConfigError, match="device = 'gpu', but the devices here are: cpu"
+    ):
+        parallel.create_mesh("gpu")
+    with pytest.raises(ConfigError, match="num_devices = 9, but there are 4 cpu"):
+        parallel.create_mesh("cpu", 9)
+    assert parallel.create_mesh().size == 4
+
+
+def test_a_batch_that_cannot_be_divided_names_the_nearest():
+    mesh = parallel.create_mesh("cpu", 4)
+    parallel.check_batch_size(8, mesh)
+    with pytest.raises(ConfigError, match="take 8 or 12, or set num_devices"):
+        parallel.check_batch_size(10, mesh)
+    with pytest.raises(ConfigError, match="take 4, or"):
+        parallel.check_batch_size(3, mesh)
+
+
+def test_a_batch_is_divided_among_devices():
+    mesh = parallel.create_mesh("cpu", 4)
+    batch = parallel.shard_batch({"image": np.arange(8)}, mesh)
+    parts = [shard.data.tolist() for shard in batch["image"].addressable_shards]
+    assert parts == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert jnp.sum(batch["image"]) == 28
