@@ -36,5 +36,6 @@ def get_config() -> Config:
             labels_per_class=5,
             batch_size=25,
         ),
-        optim=Optim(name="momentum", learning_rate=0.02, schedule="cosine"),
+        optim=Optim(name="adam", learning_rate=0.001, schedule="cosine"),
+        loss=Loss(label_smoothing=0.1),
     )

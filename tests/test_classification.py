@@ -1,5 +1,7 @@
 """The classification task: loss, step and metrics against direct computations."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,10 +65,10 @@ def parts():
     config = Config(model=Model(width=2, stem="small"))
     model = classification.create_model(config, 5)
     tx = optax.sgd(0.1)
-    state = classification.create_state(
-        jax.random.key(1), (8, 8, 1), model=model, tx=tx
+    create = functools.partial(
+        classification.create_state, image_shape=(8, 8, 1), model=model, tx=tx
     )
-    return model, config, state
+    return model, config, jax.jit(create)(jax.random.key(1))
 
 
 def test_eval_step_counts_what_the_mask_lets_through(parts):
@@ -120,15 +122,12 @@ def test_train_step_is_the_step_written_out(parts):
         targets = jax.nn.one_hot(labels, 5) * 0.8 + 0.04
         return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), -1)), updated
 
-    (value, updated), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    new, metrics = classification.train_step(
-        state,
-        {"image": images, "label": labels},
-        model=model,
-        tx=tx,
-        schedule=schedule,
-        config=config,
+    value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (value, updated), grads = value_and_grad(state.params)
+    step = functools.partial(
+        classification.train_step, model=model, tx=tx, schedule=schedule, config=config
     )
+    new, metrics = jax.jit(step)(state, {"image": images, "label": labels})
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
     close(metrics["loss"], value)
     close(metrics["grad_norm"], optax.tree.norm(grads))
@@ -149,12 +148,11 @@ def test_anything_not_finite_is_noticed(parts, where):
     schedule = optax.constant_schedule(0.1)
     tx = optax.sgd(schedule)
     poisoned = jax.tree.map(lambda leaf: leaf * jnp.inf, getattr(state, where))
-    _, metrics = classification.train_step(
+    step = functools.partial(
+        classification.train_step, model=model, tx=tx, schedule=schedule, config=config
+    )
+    _, metrics = jax.jit(step)(
         state.replace(opt_state=tx.init(state.params), **{where: poisoned}),
         {"image": np.ones((2, 8, 8, 1), np.uint8), "label": np.zeros(2, np.int32)},
-        model=model,
-        tx=tx,
-        schedule=schedule,
-        config=config,
     )
     assert metrics["finite"] == 0

@@ -2,16 +2,34 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tljax import command_line, train
+from tljax import command_line, main, train
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+@pytest.fixture
+def call(capfd):
+    """Returns a function that runs the command in this process."""
+    handlers = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+
+    def run_here(*flags):
+        code = main.main(["main", *flags])
+        out, err = capfd.readouterr()
+        return subprocess.CompletedProcess(flags, code, out, err)
+
+    yield run_here
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def run(*flags):
@@ -36,7 +54,8 @@ def assert_refused(process, code, *words):
         assert word in process.stderr
 
 
-DIGITS = "--config=configs/digits.py"
+DIGITS = f"--config={ROOT}/configs/digits.py"
+SMALL = [DIGITS, "--config.model.width=2", "--config.num_devices=1"]
 
 
 def test_help_is_for_newcomers():
@@ -71,48 +90,41 @@ def test_help_is_for_newcomers():
         ),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(flags, words, tmp_path):
+def test_mistakes_are_one_line_and_exit_code_2(call, flags, words, tmp_path):
     flags = [flag.replace("/tmp/x", str(tmp_path)) for flag in flags]
-    assert_refused(run(*flags), 2, *words)
+    assert_refused(call(*flags), 2, *words)
 
 
-def test_data_that_is_not_there_is_exit_code_3(tmp_path):
+def test_the_process_says_one_line_and_exits_with_the_code(tmp_path):
+    flags = [DIGITS, f"--workdir={tmp_path}", "--config.num_steps=0"]
+    assert_refused(run(*flags), 2, "config.num_steps = 0 must be at least 1")
+
+
+def test_data_that_is_not_there_is_exit_code_3(call, tmp_path):
     flags = [DIGITS, f"--workdir={tmp_path}", "--config.data.labels_per_class=1000"]
-    assert_refused(run(*flags), 3, "class '0' has only")
+    assert_refused(call(*flags), 3, "class '0' has only")
 
 
-def test_a_damaged_checkpoint_is_exit_code_4(tmp_path):
-    flags = [
-        DIGITS,
-        f"--workdir={tmp_path}",
-        "--config.num_steps=1",
-        "--config.optim.warmup_steps=0",
-        "--config.model.width=2",
-        "--config.num_devices=1",
-    ]
-    assert run(*flags).returncode == 0
+def test_a_damaged_checkpoint_is_exit_code_4(call, tmp_path):
+    steps = ["--config.num_steps=1", "--config.optim.warmup_steps=0"]
+    flags = [*SMALL, *steps, f"--workdir={tmp_path}"]
+    assert call(*flags).returncode == 0
     (tmp_path / "result.json").unlink()
     manifest = tmp_path / "checkpoints" / "1" / "state" / "manifest.ocdbt"
     manifest.write_bytes(b"")
-    process = run(*flags)
+    process = call(*flags)
     assert_refused(process, 4, "step 1 is damaged", "manifest.ocdbt differs")
 
 
-def test_numbers_that_are_not_finite_are_exit_code_5(tmp_path):
-    process = run(
-        DIGITS,
-        f"--workdir={tmp_path}",
-        "--config.optim.learning_rate=3e38",
-        "--config.model.width=2",
-        "--config.num_devices=1",
-    )
+def test_numbers_that_are_not_finite_are_exit_code_5(call, tmp_path):
+    process = call(*SMALL, f"--workdir={tmp_path}", "--config.optim.learning_rate=3e38")
     assert process.returncode == 5
     assert process.stderr.startswith("tljax: step ")
     assert len(process.stderr.splitlines()) == 1
 
 
-def test_dry_run_shows_and_writes_nothing(tmp_path):
-    process = run(DIGITS, "--dry_run", f"--workdir={tmp_path}/new")
+def test_dry_run_shows_and_writes_nothing(call, tmp_path):
+    process = call(*SMALL, "--dry_run", f"--workdir={tmp_path}/new")
     assert process.returncode == 0, process.stderr
     for word in ("layer4_1", "learning rate (cosine", "optimiser", "compiled in"):
         assert word in process.stdout

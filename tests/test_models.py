@@ -89,7 +89,7 @@ def test_features_have_torchvisions_extents(size, stem_size):
 def test_small_stem_any_channels_any_width_and_no_head(key):
     model = models.create("resnet18", num_classes=0, width=4, stem="small")
     images = jnp.ones((2, 9, 13, 5))
-    variables = model.init(key, images)
+    variables = jax.jit(model.init)(key, images)
     assert variables["params"]["conv1"]["kernel"].shape == (3, 3, 5, 4)
     assert "fc" not in variables["params"]
     pooled, features = model.apply(variables, images, return_features=True)
@@ -128,7 +128,7 @@ def test_initial_values_are_torchvisions(key):
 def test_statistics_move_by_a_tenth(key):
     model = models.create("resnet18", width=4, stem="small", num_classes=2)
     images = jax.random.normal(key, (8, 8, 8, 3))
-    variables = model.init(key, images)
+    variables = jax.jit(model.init)(key, images)
     _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
     convolved = jax.lax.conv_general_dilated(
         images,
@@ -151,7 +151,7 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(key):
         "resnet18", width=4, stem="small", num_classes=3, dtype=jnp.bfloat16
     )
     images = jnp.ones((2, 8, 8, 3))
-    variables = model.init(key, images)
+    variables = jax.jit(model.init)(key, images)
     (logits, features), updated = model.apply(
         variables, images, train=True, return_features=True, mutable=["batch_stats"]
     )

@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_ends_the_run(tiny_config, tmp_path):
 
 
 def test_the_last_good_state_stays_when_numbers_are_not_finite(tiny_config, tmp_path):
-    """The first step of the warm-up does nothing; the second leaves no finite weight."""
+    """The warm-up's first step does nothing; its second leaves no finite weight."""
     config = tiny_config(
         num_steps=60,
         checkpoint_every=1,

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.config import Config
-from tljax.run import Run, compile_steps, describe, prepare
+from tljax.run import Run, compile_steps, prepare
 
 
 def dry_run(config: Config) -> None:
@@ -18,7 +18,7 @@ def dry_run(config: Config) -> None:
         print("\nThe run itself:\n")
     run = prepare(config)
     state = jax.eval_shape(run.create_state)
-    print(describe(run, state))
+    print(run.describe(state))
     print_model(run)
     print_schedule(run)
     print_memory(run, state)

@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
 
 
 def stop_at_once(signal_number: int, frame) -> None:
-    """Ends a run that has no state to save yet."""
+    """Ends a run that is not training, and so has nothing new to save."""
     name = signal.Signals(signal_number).name
-    raise Stopped(f"stopped by {name} before training", signal_number)
+    raise Stopped(f"stopped by {name} outside of training", signal_number)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,21 @@ class Run(NamedTuple):
             "label": jax.ShapeDtypeStruct((self.batch_size,), jnp.int32),
         }
 
+    def describe(self, state: TrainState) -> str:
+        """Returns one line on model, data and devices; shapes of `state` are enough."""
+        height, width, channels = self.source.image_shape
+        sizes = ", ".join(
+            f"{len(split.labels):,} {name}"
+            for name, split in self.source.splits.items()
+        )
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        return (
+            f"{self.config.model.name}, {parameters:,} parameters; "
+            f"{self.config.data.source}, {sizes} images of {height}x{width}x{channels} "
+            f"in {len(self.source.class_names)} classes; batch {self.batch_size} on "
+            f"{self.mesh.size} {self.mesh.devices.flat[0].platform} device(s)"
+        )
+
 
 def prepare(config: Config) -> Run:
     """Returns the parts of a run; raises RunError for what cannot be had."""
@@ -156,18 +171,3 @@ def compile_steps(run: Run, state: TrainState) -> Programs:
         eval_batch,
     )
     return Programs(train_step, eval_step, train_seconds + eval_seconds)
-
-
-def describe(run: Run, state: TrainState) -> str:
-    """Returns one line on model, data and devices; shapes of `state` are enough."""
-    height, width, channels = run.source.image_shape
-    sizes = ", ".join(
-        f"{len(split.labels):,} {name}" for name, split in run.source.splits.items()
-    )
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    return (
-        f"{run.config.model.name}, {parameters:,} parameters; "
-        f"{run.config.data.source}, {sizes} images of {height}x{width}x{channels} in "
-        f"{len(run.source.class_names)} classes; batch {run.batch_size} on "
-        f"{run.mesh.size} {run.mesh.devices.flat[0].platform} device(s)"
-    )

@@ -18,14 +18,7 @@ from tljax.config import Config, validate
 from tljax.data import loader
 from tljax.errors import NonFiniteError, Stopped
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
-from tljax.run import (
-    Programs,
-    Run,
-    begin_or_resume,
-    compile_steps,
-    describe,
-    prepare,
-)
+from tljax.run import Programs, Run, Start, begin_or_resume, compile_steps, prepare
 from tljax.signals import StopRequest, stop_request
 from tljax.state import TrainState
 from tljax.terminal import Terminal
@@ -42,31 +35,30 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     workdir = Path(workdir).absolute()
     with workdirs.hold(workdir, config):
         result = workdirs.read_json(workdir / "result.json")
-        if result is not None:
-            return result
-        run = prepare(config)
-        origin, others = config.pretrained, {}
-        if config.pretrain is not None:
-            train_and_evaluate(config.pretrain, workdir / "pretrain")
-            origin = f"run:{workdir / 'pretrain'}"
-        if config.baseline:
+        if result is None:
+            run = prepare(config)
+            origin = config.pretrained
+            if config.pretrain is not None:
+                train_and_evaluate(config.pretrain, workdir / "pretrain")
+                origin = f"run:{workdir / 'pretrain'}"
+            result = train(run, origin, workdir)
+            workdirs.write_json(workdir / "result.json", result)
+        if config.baseline and "baseline" not in result:
             scratch = dataclasses.replace(
                 config, pretrained="", pretrain=None, baseline=False
             )
-            others["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
-        with stop_request() as stop:
-            result = train(run, origin, workdir, stop) | others
-        workdirs.write_json(workdir / "result.json", result)
+            result["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
+            workdirs.write_json(workdir / "result.json", result)
         return result
 
 
-def train(run: Run, origin: str, workdir: Path, stop: StopRequest) -> dict[str, Any]:
+def train(run: Run, origin: str, workdir: Path) -> dict[str, Any]:
     """Trains from where the run stands, and returns the result on the test split.
 
     `origin` names weights to begin with, as `config.pretrained` does. Raises Stopped
-    when `stop` is set and NonFiniteError at the first number that is not finite; the
-    last good state is saved then. Raises CheckpointError where a state cannot be
-    restored or saved.
+    at a signal and NonFiniteError at the first number that is not finite; the last good
+    state is saved then. Raises CheckpointError where a state cannot be restored or
+    saved.
     """
     config, source = run.config, run.source
     start = begin_or_resume(run, origin, workdir)
@@ -76,8 +68,9 @@ def train(run: Run, origin: str, workdir: Path, stop: StopRequest) -> dict[str, 
     with (
         closing(Writer(workdir, terminal, start.step)) as writer,
         closing(Checkpoints(workdir / "checkpoints", config)) as checkpoints,
+        stop_request() as stop,
     ):
-        terminal.say(describe(run, start.state))
+        terminal.say(run.describe(start.state))
         terminal.say(start.news)
         terminal.say(f"both steps compiled in {programs.seconds:.1f} s")
         state = start.state
@@ -100,35 +93,76 @@ def train(run: Run, origin: str, workdir: Path, stop: StopRequest) -> dict[str, 
             recorder.flush()  # Up to this step, everything is finite now.
             val = {}
             if eval_due and not stop:
-                val = scalars(evaluate(run, programs, state, "val"))
+                val = scalars(evaluate(run, programs, state, "val", stop))
+            if val:
                 writer.write(step, "val", val)
-            if save_due or stop:
+            stopping = bool(stop)  # A signal may come between the next two lines.
+            if save_due or stopping:
                 checkpoints.save(step, state, start.meta, val)
-            if stop:
-                checkpoints.wait()
-                raise Stopped(
-                    f"stopped by {stop.name} at step {step}, which is saved; the same "
-                    "command goes on from there",
-                    stop.signal_number,
-                )
+            if stopping:
+                break
             speed.start(step)
 
         checkpoints.wait()
         # The test split is seen once, when nothing can be chosen by it any more.
-        test = evaluate(run, programs, state, "test")
+        test = evaluate(run, programs, state, "test", stop)
+        if stop:
+            raise Stopped(
+                f"stopped by {stop.name} at step {int(state.step)}, which is saved; "
+                "the same command goes on from there",
+                stop.signal_number,
+            )
         writer.write(config.num_steps, "test", scalars(test))
         best_step = checkpoints.best_step()
 
-    device = run.mesh.devices.flat[0]
-    return {
-        "step": config.num_steps,
-        "split": "test",
+    return describe_result(run, start) | {
         **test,
-        "num_classes": len(source.class_names),
-        "class_names": list(source.class_names),
         "images_per_second": speed.mean(),
         "compile_seconds": programs.seconds,
         "best_step": best_step,
+    }
+
+
+def evaluate(
+    run: Run, programs: Programs, state: TrainState, split: str, stop: StopRequest
+) -> dict[str, Any]:
+    """Returns the metrics of a split, exact for any batch size and device count.
+
+    Returns {} as soon as `stop` is set. Raises NonFiniteError where the loss is not
+    finite.
+    """
+    batches = loader.eval_batches(run.source.splits[split], run.batch_size)
+    outputs = (
+        programs.eval_step(state, parallel.shard_batch(batch, run.mesh))
+        for batch in batches
+    )
+    sums = None
+    for output in read_late(outputs):
+        if stop:
+            return {}
+        output = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), output)
+        sums = output if sums is None else jax.tree.map(np.add, sums, output)
+    summary = run.task.summarize(sums)
+    if not math.isfinite(summary["loss"]):
+        raise NonFiniteError(
+            f"step {int(state.step)}: loss {summary['loss']} on {split} is not finite"
+        )
+    return summary
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    """Returns those of the metrics that are single numbers."""
+    return {name: value for name, value in metrics.items() if np.ndim(value) == 0}
+
+
+def describe_result(run: Run, start: Start) -> dict[str, Any]:
+    """Returns what a result is the result of."""
+    device = run.mesh.devices.flat[0]
+    return {
+        "step": run.config.num_steps,
+        "split": "test",
+        "num_classes": len(run.source.class_names),
+        "class_names": list(run.source.class_names),
         "started_from": start.meta["started_from"],
         "device": {
             "platform": device.platform,
@@ -143,32 +177,3 @@ def train(run: Run, origin: str, workdir: Path, stop: StopRequest) -> dict[str, 
         },
         "config": start.meta["config"],
     }
-
-
-def evaluate(
-    run: Run, programs: Programs, state: TrainState, split: str
-) -> dict[str, Any]:
-    """Returns the metrics of a split, exact for any batch size and device count.
-
-    Raises NonFiniteError where the loss is not finite.
-    """
-    batches = loader.eval_batches(run.source.splits[split], run.batch_size)
-    outputs = (
-        programs.eval_step(state, parallel.shard_batch(batch, run.mesh))
-        for batch in batches
-    )
-    sums = None
-    for output in read_late(outputs):
-        output = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), output)
-        sums = output if sums is None else jax.tree.map(np.add, sums, output)
-    summary = run.task.summarize(sums)
-    if not math.isfinite(summary["loss"]):
-        raise NonFiniteError(
-            f"step {int(state.step)}: loss {summary['loss']} on {split} is not finite"
-        )
-    return summary
-
-
-def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Returns those of the metrics that are single numbers."""
-    return {name: value for name, value in metrics.items() if np.ndim(value) == 0}

@@ -42,18 +42,21 @@ def hold(workdir: Path, config: config_lib.Config) -> Iterator[None]:
 
 
 def keep_config(workdir: Path, config: config_lib.Config) -> None:
-    """Writes config.json, or raises ConfigError where another one stands there."""
-    path = workdir / "config.json"
+    """Writes config.json; raises ConfigError where a run of another one has begun.
+
+    A run has begun when it has saved a state: a first attempt that came to nothing is
+    no reason to refuse the second.
+    """
+    path, asked = workdir / "config.json", as_json(config)
     saved = read_json(path)
-    if saved is None:
-        write_json(path, as_json(config))
+    if saved == asked:
         return
-    differences = compare(saved, as_json(config))
-    if differences:
+    if saved is not None and any(workdir.glob("checkpoints/[0-9]*")):
         raise ConfigError(
             f"workdir {workdir} holds a run of another config: "
-            f"{', '.join(differences)}; take another --workdir"
+            f"{', '.join(compare(saved, asked))}; take another --workdir"
         )
+    write_json(path, asked)
 
 
 def as_json(config: config_lib.Config) -> dict[str, Any]:
