@@ -18,6 +18,8 @@ def strict_jax(tmp_path_factory):
     """Silent broadcasting between ranks is an error; programs are compiled once."""
     cache = str(tmp_path_factory.mktemp("compiled"))
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    # Compiling is most of what tests do. Runs as processes are fully optimised.
+    jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     # Subprocesses of the tests share the cache.

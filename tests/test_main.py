@@ -88,6 +88,10 @@ def test_help_is_for_newcomers():
             [DIGITS, "--workdir=/tmp/x", "--config.num_devices=64"],
             ["config.num_devices = 64"],
         ),
+        (
+            [DIGITS, "--workdir=/tmp/x", "--config.data.batch_size=4000000"],
+            ["config.data.batch_size = 4000000, but there are 1168 training images"],
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(call, flags, words, tmp_path):

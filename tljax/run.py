@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from tljax import checkpoint, optim, parallel, workdirs
 from tljax.config import Config
 from tljax.data import augment, sources
-from tljax.errors import CheckpointError
+from tljax.errors import CheckpointError, ConfigError
 from tljax.pretrained import transplant, weights
 from tljax.state import TrainState
 from tljax.tasks import TASKS
@@ -70,7 +70,13 @@ def prepare(config: Config) -> Run:
     mesh = parallel.create_mesh(config.device, config.num_devices)
     source = sources.load(config.data)
     augment.check_statistics(config.data, source.image_shape[-1])
-    batch_size = config.data.batch_size or len(source.splits["train"].labels)
+    num_images = len(source.splits["train"].labels)
+    batch_size = config.data.batch_size or num_images
+    if batch_size > num_images:
+        raise ConfigError(
+            f"config.data.batch_size = {batch_size}, but there are {num_images} "
+            "training images (0 takes them all)"
+        )
     parallel.check_batch_size(batch_size, mesh)
     model = task.create_model(config, len(source.class_names))
     schedule = optim.create_schedule(config.optim, config.num_steps)
