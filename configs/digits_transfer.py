@@ -8,10 +8,10 @@ from tljax.config import Config, Data, Loss, Model, Optim
 
 def get_config() -> Config:
     """Returns the config of the target task, with that of the source task in it."""
-    model = Model(name="resnet18", width=16, stem="small")
     source = Config(
         num_steps=300,
-        model=model,
+        num_devices=1,
+        model=Model(name="resnet18", width=16, stem="small"),
         data=Data(source="digits", classes=("0", "1", "2", "3", "4"), batch_size=64),
         optim=Optim(
             name="momentum",
@@ -29,7 +29,8 @@ def get_config() -> Config:
         checkpoint_every=50,
         pretrain=source,
         baseline=True,
-        model=model,
+        num_devices=1,
+        model=Model(name="resnet18", width=16, stem="small"),
         data=Data(
             source="digits",
             classes=("5", "6", "7", "8", "9"),

@@ -53,6 +53,12 @@ def test_pretraining_can_be_taken_out_and_put_in(parse):
     assert options.config.pretrain.seed == 4
 
 
+def test_a_field_of_a_pretraining_that_is_not_there(parse):
+    text = "from tljax.config import Config as get_config"
+    with pytest.raises(ConfigError, match=r"give --config\.pretrain=build before"):
+        parse("--config.pretrain.seed=4", text=text)
+
+
 def test_the_config_file_may_stand_anywhere_and_apart(tmp_path):
     path = tmp_path / "file.py"
     path.write_text(PLAIN)
@@ -71,6 +77,7 @@ def test_the_config_file_may_stand_anywhere_and_apart(tmp_path):
         (["--config.baseline=perhaps"], "--config.baseline=perhaps"),
         (["--config.model.name=vgg"], "config.model.name = 'vgg' is unknown"),
         (["--workdirs=/x"], "Did you mean: workdir"),
+        (["--config.data=3"], "config.data is a section; set --config.data.FIELD"),
         (["7"], "unexpected argument '7'"),
         (["--workdir="], "--workdir is missing"),
     ],

@@ -55,6 +55,14 @@ def test_chosen_classes_are_relabelled_in_the_order_given():
     assert all(image.tobytes() in sevens for image in split.images[split.labels == 0])
 
 
+def test_no_choice_moves_an_image_to_another_split():
+    """Else a run on all digits, fine-tuned on some, had seen images of their test."""
+    whole, some = sources.load(Data()).splits, sources.load(Data(classes=("5", "6")))
+    for name, split in some.splits.items():
+        images = {image.tobytes() for image in whole[name].images}
+        assert all(image.tobytes() in images for image in split.images)
+
+
 def test_labels_per_class_keeps_so_many_and_no_other_split_changes():
     few = sources.load(Data(labels_per_class=3)).splits
     whole = sources.load(Data()).splits

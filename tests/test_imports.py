@@ -22,7 +22,7 @@ ALLOWED = {
     "checkpoint": set(),
     "metrics": {"terminal"},
     "tasks": {"models", "data", "state"},
-    "config": {"data", "models", "optim", "parallel", "tasks"},
+    "config": {"data", "models", "optim", "parallel", "pretrained", "tasks"},
     "workdirs": {"config"},
     "pretrained": {"checkpoint"},
     "run": {

@@ -1,10 +1,10 @@
 """The command, run as people run it: exit codes and one line for each mistake."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,7 +82,7 @@ def test_help_is_for_newcomers():
         ([DIGITS, "--workdir=/dev/null"], ["cannot write to workdir /dev/null"]),
         (
             [DIGITS, "--workdir=/tmp/x", "--config.device=tpu"],
-            ["config.device = 'tpu', but the devices here are: cpu"],
+            ["config.device = 'tpu': there is no such device"],
         ),
         (
             [DIGITS, "--workdir=/tmp/x", "--config.num_devices=64"],
@@ -151,12 +151,41 @@ def test_every_config_runs_two_steps(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_no_config_shares_a_section(path):
+    """Else an override of the one run would change the other."""
+    config = command_line.load(str(path))
+    parts = [config] if config.pretrain is None else [config, config.pretrain]
+    sections = [
+        getattr(p, n) for p in parts for n in ("model", "data", "optim", "loss")
+    ]
+    assert len({id(section) for section in sections}) == len(sections)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_says_its_command(path):
     command = f"python -m tljax.main --config=configs/{path.name} --workdir="
     assert command in path.read_text()
 
 
-def test_the_readmes_main_line_is_there():
+def test_the_readmes_lines_are_those_that_ci_runs():
     readme = (ROOT / "README.md").read_text()
-    assert "pip install -e '.[test]' && pytest" in readme
-    assert os.fspath(CONFIGS[-1].relative_to(ROOT)) in readme
+    ci = (ROOT / ".ci" / "run").read_text()
+    test = "pip install -e '.[test]' && pytest"
+    train_line = (
+        "pip install -e . && python -m tljax.main "
+        "--config=configs/digits_transfer.py --workdir="
+    )
+    for line in (test, train_line):
+        assert line in readme and line in ci
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
+    """As behind `| head -1`."""
+    command = " ".join([sys.executable, "-m", "tljax.main", *SMALL])
+    steps = "--config.num_steps=4 --config.optim.warmup_steps=0"
+    script = f"{command} {steps} --workdir={tmp_path} | head -1"
+    subprocess.run(["bash", "-c", script], check=True, timeout=120)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "result.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -29,7 +29,8 @@ def test_speed_counts_training_alone(monkeypatch):
 
 @pytest.fixture
 def writer(tmp_path):
-    terminal = Terminal("test", 0, 10, 1)
+    terminal = Terminal("test", 10, 1)
+    terminal.start(0)
     writer = metrics.Writer(tmp_path, terminal, 0)
     yield writer
     writer.close()
@@ -79,9 +80,13 @@ def test_read_late_runs_one_ahead():
 
 def test_later_lines_and_half_lines_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 1, "lo')
+    lines = [
+        json.dumps({"step": step, "split": split})
+        for step, split in ((1, "train"), (2, "val"), (2, "test"), (3, "train"))
+    ]
+    path.write_text("\n".join([*lines, '{"step": 1, "lo']))
     metrics.keep_until(path, 2)
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert path.read_text().splitlines() == lines[:2]
     metrics.keep_until(tmp_path / "none.jsonl", 2)
 
 

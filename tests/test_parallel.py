@@ -57,14 +57,6 @@ def test_four_devices_give_the_numbers_of_one():
     close(one_metrics["grad_norm"], four_metrics["grad_norm"])
 
 
-def test_the_test_above_would_notice_statistics_of_a_part():
-    """With a quarter of the batch the statistics are far from those of the whole."""
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (16, 8, 8, 1)) / 255
-    quarters = images.reshape(4, -1).var(axis=1).mean()
-    assert abs(quarters - images.var()) / images.var() > 1e-3
-
-
 def test_the_state_is_donated():
     """The compiled program writes every leaf of the new state over the old one."""
     state, _, step = train(1, num_steps=1)
@@ -88,9 +80,7 @@ def test_a_compiled_step_refuses_other_shapes():
 
 
 def test_devices_that_are_not_there():
-    with pytest.raises(
-        ConfigError, match="device = 'gpu', but the devices here are: cpu"
-    ):
+    with pytest.raises(ConfigError, match="device = 'gpu': there is no such device: "):
         parallel.create_mesh("gpu")
     with pytest.raises(ConfigError, match="num_devices = 9, but there are 4 cpu"):
         parallel.create_mesh("cpu", 9)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn import metrics as sklearn_metrics
 from tljax import checkpoint, train
 from tljax.config import Config, Data, Model, Optim
 from tljax.data import sources
-from tljax.errors import CheckpointError, ConfigError, NonFiniteError
+from tljax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from tljax.tasks import classification
 
 
@@ -155,6 +156,73 @@ def test_another_config_is_refused_and_says_where_it_differs(finished):
     assert "num_steps" not in message
 
 
+def test_what_does_not_change_the_weights_may_change(finished, monkeypatch):
+    config, workdir, result, _ = finished
+    monkeypatch.setattr(train, "prepare", lambda config: pytest.fail("ran again"))
+    other = dataclasses.replace(config, log_every=3, keep_checkpoints=7)
+    assert train.train_and_evaluate(other, workdir) == result
+
+
+def test_a_result_of_another_config_is_not_returned(finished, tmp_path):
+    config, workdir, _, _ = finished
+    for name in ("config.json", "result.json"):
+        (tmp_path / name).write_text((workdir / name).read_text())
+    with pytest.raises(ConfigError, match=r"config\.seed is 0 there, not 5"):
+        train.train_and_evaluate(dataclasses.replace(config, seed=5), tmp_path)
+
+
+def test_an_attempt_that_came_to_nothing_is_no_reason_to_refuse(tiny_config, tmp_path):
+    wrong = tiny_config(data=Data(labels_per_class=10_000))
+    with pytest.raises(DataError):
+        train.train_and_evaluate(wrong, tmp_path)
+    right = tiny_config(num_steps=1)
+    assert train.train_and_evaluate(right, tmp_path)["step"] == 1
+
+
+def test_a_saved_config_without_a_new_setting_has_its_default(finished):
+    config, _, _, _ = finished
+    saved = train.workdirs.as_json(config)
+    asked = train.workdirs.as_json(config)
+    del saved["optim"]["clip_norm"], saved["precision"]
+    assert train.workdirs.compare(saved, asked) == []
+    asked["optim"]["clip_norm"] = 2.0
+    assert train.workdirs.compare(saved, asked) == [
+        "config.optim.clip_norm is 0.0 there, not 2.0"
+    ]
+
+
+def test_four_devices_save_resume_and_evaluate_as_one(finished, tmp_path):
+    """Begun on four devices, resumed on one: the numbers of one device."""
+    config, _, _, _ = finished
+    four = dataclasses.replace(
+        config, num_devices=4, data=dataclasses.replace(config.data, batch_size=48)
+    )
+    one = dataclasses.replace(four, num_devices=1)
+    expected = train.train_and_evaluate(one, tmp_path / "one")
+    result = train.train_and_evaluate(four, tmp_path / "four")
+    assert result["device"]["count"] == 4
+    assert result["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+    shutil.rmtree(tmp_path / "four" / "checkpoints" / "4")
+    (tmp_path / "four" / "result.json").unlink()
+    resumed = train.train_and_evaluate(one, tmp_path / "four")
+    assert resumed["device"]["count"] == 1
+    assert resumed["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+    assert np.sum(result["confusion_matrix"]) == 359
+
+
+def test_the_best_is_saved_between_checkpoints(tiny_config, tmp_path):
+    config = tiny_config(num_steps=3, eval_every=1, checkpoint_every=0)
+    result = train.train_and_evaluate(config, tmp_path)
+    accuracies = {
+        line["step"]: line["accuracy"]
+        for line in lines(tmp_path)
+        if line["split"] == "val"
+    }
+    best = max(accuracies.values())
+    assert accuracies[result["best_step"]] == best
+    assert (tmp_path / "checkpoints" / str(result["best_step"])).exists()
+
+
 def test_a_workdir_in_use_is_refused(tiny_config, tmp_path):
     config = tiny_config()
     with (
@@ -271,12 +339,22 @@ def test_a_run_may_start_from_the_same_classes_with_its_head(finished, tmp_path)
         (Model(name="resnet34", width=2, stem="small"), r"\+ params/layer1_2/conv1"),
     ],
 )
-def test_weights_that_do_not_fit_are_all_listed(finished, tmp_path, model, message):
+def test_weights_that_do_not_fit_are_all_listed(
+    finished, tmp_path, capsys, model, message
+):
     config, workdir, _, _ = finished
     config = dataclasses.replace(config, model=model, pretrained=f"run:{workdir}")
     with pytest.raises(ConfigError, match=message) as raised:
         train.train_and_evaluate(config, tmp_path)
+    assert "compiled" not in capsys.readouterr().out
     assert str(raised.value).count(";") > 10 and "fc/" not in str(raised.value)
+
+
+def test_a_pretraining_that_will_not_fit_is_not_begun(tiny_config, tmp_path):
+    config = tiny_config(pretrain=tiny_config(model=Model(width=3, stem="small")))
+    with pytest.raises(ConfigError, match=r"config\.pretrain do not fit the model"):
+        train.train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "pretrain").exists()
 
 
 def test_a_run_without_a_checkpoint_cannot_be_started_from(tiny_config, tmp_path):

@@ -6,6 +6,7 @@ disk one save late. Therefore a manifest of SHA-256 hashes is written into the t
 folder just before the rename, and a save has landed only when the manifest is seen.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -43,17 +44,40 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        policy = preservation_policy.AnyPreservationPolicy([latest_steps, best_step])
-        self.manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                best_fn=lambda metrics: metrics["accuracy"],
-                async_options=ocp.AsyncOptions(
-                    post_finalization_callback=self.write_manifest
-                ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(
+                [latest_steps, best_step]
+            ),
+            best_fn=lambda metrics: metrics["accuracy"],
+            async_options=ocp.AsyncOptions(
+                post_finalization_callback=self.write_manifest
             ),
         )
+        try:
+            self.manager = ocp.CheckpointManager(self.directory, options=options)
+            best = self.best_step()
+            saved = {} if best is None else dict(self.manager.metrics(best))
+            self.best_accuracy = saved.get("accuracy", -1.0)
+        except Exception as error:
+            for folder in steps_in(self.directory):
+                verify(folder)
+            raise CheckpointError(
+                f"checkpoints in {self.directory} cannot be read: {one_line(error)}"
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        """Lets the save under way land; its failure must not hide another error."""
+        try:
+            self.wait()
+        except CheckpointError:
+            if error is None:
+                raise
+        finally:
+            with contextlib.suppress(Exception):
+                self.manager.close()
 
     def save(
         self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float]
@@ -65,6 +89,7 @@ class Checkpoints:
         """
         self.wait()
         self.saving = step
+        self.best_accuracy = max(self.best_accuracy, metrics.get("accuracy", -1.0))
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )
@@ -93,11 +118,10 @@ class Checkpoints:
         """Returns the error to raise for a failed save, whose remains are removed."""
         step, self.saving = self.saving, None
         self.remove_unfinished()
-        free = shutil.disk_usage(self.directory).free
-        reason = str(error).split("\n")[0][:300]
+        free = shutil.disk_usage(self.directory).free / 1e6
         return CheckpointError(
             f"checkpoint of step {step} could not be written to {self.directory} "
-            f"({free / 1e6:,.0f} MB free): {reason}"
+            f"({free:,.0f} MB free): {one_line(error)}"
         )
 
     def remove_unfinished(self) -> None:
@@ -122,32 +146,69 @@ class Checkpoints:
         """Returns the step that was best in validation, None where none was."""
         return self.manager.best_step()
 
-    def close(self) -> None:
-        """Frees Orbax's threads; a save under way is finished but not checked."""
-        self.manager.close()
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Returns whether a validation is better than that of every step saved."""
+        return metrics.get("accuracy", -1.0) > self.best_accuracy
 
 
 def latest(directory: Path) -> Path | None:
     """Returns the folder of the latest step saved in `directory`, None if none is."""
-    steps = [path for path in directory.glob("*") if path.name.isdigit()]
-    return max(steps, key=lambda path: int(path.name), default=None)
+    return max(steps_in(directory), key=lambda path: int(path.name), default=None)
+
+
+def steps_in(directory: Path) -> list[Path]:
+    """Returns the folders of all steps saved in `directory`."""
+    return [path for path in directory.glob("*") if path.name.isdigit()]
 
 
 def restore(folder: Path, state: Any, sharding: jax.sharding.Sharding) -> Any:
     """Returns the state saved in `folder`, with the tree and shapes of `state`.
 
     Every file is compared with its hash first. Raises CheckpointError, naming step and
-    file, where one is missing or differs, and where the shapes are others.
+    file, where one is missing or differs, and where names or shapes are others.
     """
     verify(folder)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata(folder / "state").item_metadata.tree
+    differences = compare_shapes(shapes(saved), shapes(state))
+    if differences:
+        raise CheckpointError(
+            f"checkpoint step {folder.name} in {folder.parent} does not fit this run "
+            f"(- unused, + missing, or other shapes): {'; '.join(differences)}"
+        )
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         state,
     )
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        return read(
-            folder, checkpointer, "state", ocp.args.StandardRestore(target, strict=True)
-        )
+        return read(folder, checkpointer, "state", ocp.args.StandardRestore(target))
+
+
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Returns {"params/conv1/kernel": shape, ...} without the key, saved as numbers."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in leaves
+    }
+    return {name: tuple(shape) for name, shape in named.items() if name != "key"}
+
+
+def compare_shapes(
+    have: dict[str, tuple[int, ...]], want: dict[str, tuple[int, ...]]
+) -> list[str]:
+    """Returns "- NAME" for what is not wanted, "+ NAME" for what is missing, and both
+    shapes where they differ.
+    """
+    return (
+        [f"- {name} {shape}" for name, shape in have.items() if name not in want]
+        + [f"+ {name} {shape}" for name, shape in want.items() if name not in have]
+        + [
+            f"{name} {have[name]}, not {shape}"
+            for name, shape in want.items()
+            if have.get(name, shape) != shape
+        ]
+    )
 
 
 def restore_variables(folder: Path) -> dict[str, Any]:
@@ -169,7 +230,8 @@ def restore_variables(folder: Path) -> dict[str, Any]:
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Returns the `meta` saved with a state; call it on a verified folder."""
+    """Returns the `meta` saved with a state; raises as `restore` does."""
+    verify(folder)
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         return read(folder, checkpointer, "meta", ocp.args.JsonRestore())
 
@@ -179,11 +241,15 @@ def read(folder: Path, checkpointer: ocp.Checkpointer, item: str, how: Any) -> A
     try:
         return checkpointer.restore(folder / item, args=how)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
             f"checkpoint step {folder.name}: {folder / item} cannot be restored into "
-            f"this run: {type(error).__name__}: {reason}"
+            f"this run: {one_line(error)}"
         ) from error
+
+
+def one_line(error: Exception) -> str:
+    """Returns the kind and the beginning of an error."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def verify(folder: Path) -> None:

@@ -55,7 +55,10 @@ def parse(argv: list[str]) -> Options:
         )
         rest = values(argv)[1:]
     except (flags.Error, ValueError, TypeError) as error:
-        raise ConfigError(one_line(error)) from error
+        text = one_line(error)
+        if "pretrain=build" in text:
+            text = "config.pretrain is none here; give --config.pretrain=build before"
+        raise ConfigError(text) from error
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {USAGE}")
     if not values.workdir and not values.dry_run:
@@ -86,6 +89,11 @@ def check_field(arg: str) -> None:
     plain = re.sub(r"^(pretrain\.)+", "", name)
     if plain in known:
         return
+    sections = {known_name.split(".")[0] for known_name in known if "." in known_name}
+    if plain in sections:
+        raise ConfigError(
+            f"config.{name} is a section; set --config.{name}.FIELD=VALUE"
+        )
     near = difflib.get_close_matches(plain, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"config has no field {name!r}{hint} (--help lists all fields)")

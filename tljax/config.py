@@ -11,6 +11,7 @@ from tljax.errors import ConfigError, unknown
 from tljax.models import MODELS
 from tljax.optim import OPTIMIZERS, SCHEDULES
 from tljax.parallel import COMPILE_MODES
+from tljax.pretrained.weights import FORMS, LOADERS
 from tljax.tasks import TASKS
 from tljax.tasks.classification import PRECISIONS
 
@@ -24,11 +25,15 @@ def setting(
     above: float | None = None,
     high: float | None = None,
     below: float | None = None,
+    free: bool = False,
 ) -> Any:
-    """Returns a dataclass field with documentation and the values it allows."""
+    """Returns a dataclass field with documentation and the values it allows.
+
+    A `free` field may change when a run is resumed: it does not change the weights.
+    """
     rules = {"low": low, "above": above, "high": high, "below": below}
     choices = tuple(choices) if choices is not None else None
-    metadata = {"doc": doc, "choices": choices, **rules}
+    metadata = {"doc": doc, "choices": choices, "free": free, **rules}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -69,7 +74,9 @@ class Data:
     )
     val_fraction: float = setting(0.15, "share for validation", above=0, below=1)
     test_fraction: float = setting(0.2, "share for the test", above=0, below=1)
-    seed: int = setting(0, "seed of splits and of chosen training images", low=0)
+    seed: int = setting(
+        0, "seed of splits and of chosen training images", low=0, below=2**32
+    )
     mean: tuple[float, ...] = setting(
         (0.5,), "subtracted from images in [0, 1]; one for all channels or one each"
     )
@@ -126,13 +133,20 @@ class Config:
     """A run. Cadences count steps; 0 = only at the end."""
 
     task: str = setting("classification", "what is learned", choices=TASKS)
-    seed: int = setting(0, "seed of initial weights, order and augmentation", low=0)
+    seed: int = setting(
+        0, "seed of initial weights and of the order", low=0, below=2**32
+    )
     num_steps: int = setting(1000, "training steps", low=1)
-    log_every: int = setting(50, "steps between lines of training metrics", low=0)
+    log_every: int = setting(
+        50, "steps between lines of training metrics", low=0, free=True
+    )
     eval_every: int = setting(200, "steps between validations", low=0)
     checkpoint_every: int = setting(200, "steps between checkpoints", low=0)
     keep_checkpoints: int = setting(
-        2, "latest checkpoints kept; the best one validated is kept beside", low=1
+        2,
+        "latest checkpoints kept; the best one validated is kept beside",
+        low=1,
+        free=True,
     )
     compile: str = setting(
         "jit", "how steps are compiled over the devices", choices=COMPILE_MODES
@@ -142,23 +156,22 @@ class Config:
         "of the computation; parameters, statistics and logits are float32",
         choices=PRECISIONS,
     )
-    device: str = setting("", "cpu, gpu or tpu; empty = the best there is")
-    num_devices: int = setting(0, "devices to use; 0 = all", low=0)
+    device: str = setting("", "cpu, gpu or tpu; empty = the best there is", free=True)
+    num_devices: int = setting(0, "devices to use; 0 = all", low=0, free=True)
     pretrained: str = setting("", "weights to start from: run:WORKDIR; empty = random")
     pretrain: "Config | None" = setting(
         None, "a run made first, in WORKDIR/pretrain, to start from; or none"
     )
     baseline: bool = setting(
-        False, "train the same from scratch too, in WORKDIR/scratch, to compare"
+        False,
+        "train the same from scratch too, in WORKDIR/scratch, to compare",
+        free=True,
     )
     model: Model = section(Model, "the network")
     data: Data = section(Data, "the images")
     optim: Optim = section(Optim, "the optimiser")
     loss: Loss = section(Loss, "the training loss")
 
-
-# What `pretrained` may start with, and how it is written.
-STARTS = {"run": "run:WORKDIR"}
 
 # A dataclass cannot name its own type while it is made, and flags need the real one.
 Config.__dataclass_fields__["pretrain"].type = Config | None
@@ -173,18 +186,6 @@ def fields(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, field
 
 
-def flatten(config: Config, prefix: str = "") -> dict[str, Any]:
-    """Returns {dotted name: value} of every setting, those of `pretrain` included."""
-    flat = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            flat |= flatten(value, f"{prefix}{field.name}.")
-        else:
-            flat[prefix + field.name] = value
-    return flat
-
-
 def validate(config: Config, prefix: str = "config") -> Config:
     """Returns a copy whose values have the types that the fields declare.
 
@@ -195,7 +196,8 @@ def validate(config: Config, prefix: str = "config") -> Config:
     values = {}
     for field in dataclasses.fields(config):
         name, value = f"{prefix}.{field.name}", getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
+        kinds = (field.type, *typing.get_args(field.type))
+        if dataclasses.is_dataclass(value) and type(value) in kinds:
             values[field.name] = validate(value, name)
         else:
             values[field.name] = convert(name, value, field.type)
@@ -220,6 +222,8 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     matches = isinstance(kind, type) and isinstance(value, kind)
     if not matches or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{name} = {value!r} must be {describe_type(kind)}")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value} must be a finite number")
     return value
 
 
@@ -236,8 +240,6 @@ def check_value(name: str, value: Any, rules: dict[str, Any]) -> None:
     """Raises ConfigError where `value` breaks the rules of its field."""
     if rules["choices"] is not None and value not in rules["choices"]:
         raise ConfigError(unknown(name, value, rules["choices"]))
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} = {value} must be a finite number")
     bounds = (
         ("low", "at least", lambda bound: value >= bound),
         ("above", "above", lambda bound: value > bound),
@@ -258,10 +260,10 @@ def check_together(config: Config, prefix: str) -> None:
             "both set; a run starts from one of them"
         )
     kind, _, place = config.pretrained.partition(":")
-    if config.pretrained and (kind not in STARTS or not place):
+    if config.pretrained and (kind not in LOADERS or not place):
         raise ConfigError(
             f"{prefix}.pretrained = {config.pretrained!r} must be empty or "
-            + " or ".join(STARTS.values())
+            + " or ".join(FORMS)
         )
     if data.val_fraction + data.test_fraction >= 1:
         raise ConfigError(
@@ -283,8 +285,12 @@ def check_together(config: Config, prefix: str) -> None:
             f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be 0 with the "
             "one_cycle schedule, which warms up by itself"
         )
-    if optim.accumulate_steps > config.num_steps:
-        raise ConfigError(
-            f"{prefix}.optim.accumulate_steps = {optim.accumulate_steps} must be at "
-            f"most {prefix}.num_steps = {config.num_steps}"
-        )
+    for name, steps in (
+        ("num_steps", config.num_steps),
+        ("optim.warmup_steps", optim.warmup_steps),
+    ):
+        if steps % optim.accumulate_steps:
+            raise ConfigError(
+                f"{prefix}.{name} = {steps} must be a multiple of "
+                f"{prefix}.optim.accumulate_steps = {optim.accumulate_steps}"
+            )

@@ -81,9 +81,8 @@ class Recorder:
         if not values.pop("finite"):
             raise NonFiniteError(
                 f"step {step}: loss {values['loss']:g}, gradient norm "
-                f"{values['grad_norm']:g} or the weights are not finite; the "
-                "checkpoints hold the last good state; try a lower "
-                "optim.learning_rate, or optim.clip_norm"
+                f"{values['grad_norm']:g} or the weights are not finite; nothing of it "
+                "was saved; try a lower optim.learning_rate, or optim.clip_norm"
             )
         if is_due(step, self.log_every):
             values["images_per_second"] = self.speed.measure(step)
@@ -139,18 +138,20 @@ class Writer:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drops the lines of later steps, and half a line, from a file of JSON lines."""
+    """Drops from a file of metrics what a run resumed at `step` will write again.
+
+    That is every line of a later step, the test, and a line that was cut short.
+    """
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if step_of(line) <= step]
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if values["step"] <= step and values["split"] != "test":
+            kept.append(line + "\n")
     part = path.with_name(path.name + ".part")
-    part.write_text("".join(line + "\n" for line in kept))
+    part.write_text("".join(kept))
     part.replace(path)
-
-
-def step_of(line: str) -> float:
-    """Returns the step of a line of metrics, infinity for one that was cut short."""
-    try:
-        return json.loads(line)["step"]
-    except ValueError:
-        return float("inf")

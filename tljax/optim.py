@@ -1,12 +1,12 @@
 """Learning-rate schedules and the optax chain, by name."""
 
-import functools
+from typing import Any
 
 import jax
 import optax
 
-# Each entry takes (optim config, number of updates) and returns step -> learning rate.
-# Warm-up is put in front of all but one_cycle, which has its own.
+# Each entry takes (optim config, number of updates) and returns update -> rate. Warm-up
+# is put in front of all but one_cycle, which has its own.
 SCHEDULES = {
     "constant": lambda c, n: optax.constant_schedule(c.learning_rate),
     "step": lambda c, n: optax.exponential_decay(
@@ -22,78 +22,58 @@ SCHEDULES = {
 }
 
 
-def coupled(make):
-    """Returns an optimiser whose weight decay is L2: added to the gradient, as torch's.
-
-    `make(optim config, learning rate)` makes the optimiser without decay.
-    """
-
-    def chain(config, learning_rate):
-        decay = optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
-        return optax.chain(decay, make(config, learning_rate))
-
-    return chain
+def decay_mask(params: Any) -> Any:
+    """Returns True for kernels, False for biases and BatchNorm's scales and offsets."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def decoupled(make):
-    """Returns an optimiser that subtracts learning rate * decay * weight by itself."""
-
-    def chain(config, learning_rate):
-        return make(learning_rate, weight_decay=config.weight_decay, mask=decay_mask)
-
-    return chain
-
-
-def sgd(config, learning_rate, momentum: bool = True, nesterov: bool = False):
-    """Returns SGD; torch's momentum is optax's trace without dampening."""
-    decay = config.momentum if momentum else None
-    return optax.sgd(learning_rate, momentum=decay, nesterov=nesterov)
-
-
-def adam(config, learning_rate, make=optax.adam):
-    """Returns an optimiser of Adam's family with the config's b1, b2 and eps."""
-    return make(learning_rate, b1=config.b1, b2=config.b2, eps=config.eps)
-
-
-def rmsprop(config, learning_rate):
-    """Returns RMSprop as in torch: eps outside the root, momentum after the scaling."""
-    return optax.rmsprop(
-        learning_rate, decay=config.rms_decay, eps=config.eps, eps_in_sqrt=False
+def l2(config, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns `tx` behind weight decay that is added to the gradient, as torch does."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask), tx
     )
 
 
-def adamw(config, learning_rate, make=optax.adamw):
-    """Returns AdamW or NAdamW with the config's b1, b2 and eps."""
-    make = functools.partial(make, b1=config.b1, b2=config.b2, eps=config.eps)
-    return decoupled(make)(config, learning_rate)
+def decoupled(config) -> dict[str, Any]:
+    """Returns the arguments of weight decay by learning rate * decay * weight."""
+    return {"weight_decay": config.weight_decay, "mask": decay_mask}
+
+
+def betas(config) -> dict[str, float]:
+    """Returns the decay rates of Adam's family."""
+    return {"b1": config.b1, "b2": config.b2}
+
+
+def moments(config) -> dict[str, float]:
+    """Returns the decay rates and the eps of Adam's family."""
+    return betas(config) | {"eps": config.eps}
 
 
 # Each entry takes (optim config, learning rate or schedule). "gradient_descent" and
 # "sgd" are one update; with data.batch_size=0, the whole training set, it is the first.
 OPTIMIZERS = {
-    "gradient_descent": coupled(functools.partial(sgd, momentum=False)),
-    "sgd": coupled(functools.partial(sgd, momentum=False)),
-    "momentum": coupled(sgd),
-    "nesterov": coupled(functools.partial(sgd, nesterov=True)),
-    "rmsprop": coupled(rmsprop),
-    "adam": coupled(adam),
-    "adamax": coupled(functools.partial(adam, make=optax.adamax)),
-    "nadam": coupled(functools.partial(adam, make=optax.nadam)),
-    "radam": coupled(functools.partial(adam, make=optax.radam)),
-    "amsgrad": coupled(functools.partial(adam, make=optax.amsgrad)),
-    "adabelief": coupled(functools.partial(adam, make=optax.adabelief)),
-    "adagrad": coupled(lambda config, lr: optax.adagrad(lr, eps=config.eps)),
-    "adadelta": coupled(lambda config, lr: optax.adadelta(lr)),
-    "adamw": adamw,
-    "nadamw": functools.partial(adamw, make=optax.nadamw),
-    "lion": decoupled(optax.lion),
-    "lamb": decoupled(optax.lamb),
-    "lars": lambda config, lr: optax.lars(
-        lr,
-        weight_decay=config.weight_decay,
-        weight_decay_mask=decay_mask,
-        trust_ratio_mask=decay_mask,
-        momentum=config.momentum,
+    "gradient_descent": lambda c, lr: l2(c, optax.sgd(lr)),
+    "sgd": lambda c, lr: l2(c, optax.sgd(lr)),
+    "momentum": lambda c, lr: l2(c, optax.sgd(lr, c.momentum)),
+    "nesterov": lambda c, lr: l2(c, optax.sgd(lr, c.momentum, nesterov=True)),
+    # torch adds eps to the root, optax by default under it.
+    "rmsprop": lambda c, lr: l2(
+        c, optax.rmsprop(lr, c.rms_decay, c.eps, eps_in_sqrt=False)
+    ),
+    "adagrad": lambda c, lr: l2(c, optax.adagrad(lr, eps=c.eps)),
+    "adadelta": lambda c, lr: l2(c, optax.adadelta(lr)),
+    "adam": lambda c, lr: l2(c, optax.adam(lr, **moments(c))),
+    "adamax": lambda c, lr: l2(c, optax.adamax(lr, **moments(c))),
+    "nadam": lambda c, lr: l2(c, optax.nadam(lr, **moments(c))),
+    "radam": lambda c, lr: l2(c, optax.radam(lr, **moments(c))),
+    "amsgrad": lambda c, lr: l2(c, optax.amsgrad(lr, **moments(c))),
+    "adabelief": lambda c, lr: l2(c, optax.adabelief(lr, **moments(c))),
+    "adamw": lambda c, lr: optax.adamw(lr, **moments(c), **decoupled(c)),
+    "nadamw": lambda c, lr: optax.nadamw(lr, **moments(c), **decoupled(c)),
+    "lamb": lambda c, lr: optax.lamb(lr, **moments(c), **decoupled(c)),
+    "lion": lambda c, lr: optax.lion(lr, **betas(c), **decoupled(c)),
+    "lars": lambda c, lr: optax.lars(
+        lr, c.weight_decay, decay_mask, trust_ratio_mask=decay_mask, momentum=c.momentum
     ),
 }
 
@@ -101,23 +81,20 @@ OPTIMIZERS = {
 def create_schedule(config, num_steps: int) -> optax.Schedule:
     """Returns update number -> learning rate, for `num_steps` training steps.
 
-    The schedule counts updates, of which there is one every `accumulate_steps` steps.
+    There is one update every `accumulate_steps` steps. `config` is the `optim` part of
+    a Config.
     """
-    num_updates = max(1, num_steps // config.accumulate_steps)
+    num_updates = num_steps // config.accumulate_steps
     warmup = config.warmup_steps // config.accumulate_steps
-    if config.schedule == "one_cycle" or not warmup:
-        return SCHEDULES[config.schedule](config, num_updates)
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, config.learning_rate, warmup),
-            SCHEDULES[config.schedule](config, max(1, num_updates - warmup)),
-        ],
-        boundaries=[warmup],
-    )
+    schedule = SCHEDULES[config.schedule](config, num_updates - warmup)
+    if not warmup:
+        return schedule
+    rise = optax.linear_schedule(0.0, config.learning_rate, warmup)
+    return optax.join_schedules([rise, schedule], boundaries=[warmup])
 
 
 def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the chain: clip by global norm, decay weights, scale, accumulate."""
+    """Returns the chain: clip by global norm, decay weights, scale; or accumulate."""
     tx = OPTIMIZERS[config.name](config, schedule)
     if config.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
@@ -125,8 +102,3 @@ def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransfor
         steps = optax.MultiSteps(tx, every_k_schedule=config.accumulate_steps)
         tx = steps.gradient_transformation()
     return tx
-
-
-def decay_mask(params):
-    """Returns True for kernels, False for biases and BatchNorm's scales and offsets."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

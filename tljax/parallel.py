@@ -24,11 +24,11 @@ def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
     """
     try:
         devices = jax.local_devices(backend=platform or None)
-    except RuntimeError:
-        present = sorted({device.platform for device in jax.devices()})
+    except RuntimeError as error:
+        # Which there are cannot be asked here: asking may fail for the same reason.
+        reason = str(error).split("\n")[0]
         raise ConfigError(
-            f"config.device = {platform!r}, but the devices here are: "
-            f"{', '.join(present)}"
+            f"config.device = {platform!r}: there is no such device: {reason}"
         ) from None
     if num_devices > len(devices):
         raise ConfigError(

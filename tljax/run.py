@@ -40,6 +40,17 @@ class Run(NamedTuple):
             tx=self.tx,
         )
 
+    def abstract_state(self) -> TrainState:
+        """Returns shapes and dtypes of the state; raises ConfigError if it has none."""
+        try:
+            return jax.eval_shape(self.create_state)
+        except (ValueError, ZeroDivisionError) as error:
+            reason = str(error).split("\n")[0]
+            raise ConfigError(
+                f"config.model cannot be built for images of {self.source.image_shape}"
+                f": {reason}"
+            ) from error
+
     def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a training batch."""
         image_shape = (self.batch_size, *self.source.image_shape)
@@ -48,14 +59,15 @@ class Run(NamedTuple):
             "label": jax.ShapeDtypeStruct((self.batch_size,), jnp.int32),
         }
 
-    def describe(self, state: TrainState) -> str:
-        """Returns one line on model, data and devices; shapes of `state` are enough."""
+    def describe(self) -> str:
+        """Returns one line on model, data and devices."""
         height, width, channels = self.source.image_shape
         sizes = ", ".join(
             f"{len(split.labels):,} {name}"
             for name, split in self.source.splits.items()
         )
-        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        params = self.abstract_state().params
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         return (
             f"{self.config.model.name}, {parameters:,} parameters; "
             f"{self.config.data.source}, {sizes} images of {height}x{width}x{channels} "
@@ -82,6 +94,22 @@ def prepare(config: Config) -> Run:
     schedule = optim.create_schedule(config.optim, config.num_steps)
     tx = optim.create_optimizer(config.optim, schedule)
     return Run(config, task, mesh, source, batch_size, model, schedule, tx)
+
+
+def check_origin(run: Run) -> None:
+    """Raises ConfigError where the weights to start from do not fit or are not there.
+
+    Those of `config.pretrain` need not be trained for that: their shapes are enough.
+    """
+    config = run.config
+    if config.pretrain is not None:
+        variables = prepare(config.pretrain).abstract_state().variables
+        given = weights.Weights(variables, (), "config.pretrain")
+    elif config.pretrained:
+        given = weights.load(config.pretrained)
+    else:
+        return
+    transplant.check(given, run.abstract_state().variables)
 
 
 class Start(NamedTuple):
@@ -119,7 +147,7 @@ def begin_or_resume(run: Run, origin: str, workdir: Path) -> Start:
     if not origin:
         return Start(create(), 0, meta | {"started_from": "scratch"}, "from scratch")
     given = weights.load(origin)
-    transplant.check(given, jax.eval_shape(run.create_state).variables)
+    transplant.check(given, run.abstract_state().variables)
     state = create()
     variables, news = transplant.transplant(
         given, state.variables, run.source.class_names
@@ -130,15 +158,14 @@ def begin_or_resume(run: Run, origin: str, workdir: Path) -> Start:
 
 def resume(run: Run, folder: Path, meta: dict[str, Any]) -> Start:
     """Returns the start at the state saved in `folder`."""
-    state = checkpoint.restore(
-        folder, jax.eval_shape(run.create_state), parallel.replicated(run.mesh)
-    )
     saved = checkpoint.read_meta(folder)
     differences = workdirs.compare(saved["config"], meta["config"])
     if differences:
         raise CheckpointError(
             f"checkpoint {folder} is of another run: {', '.join(differences)}"
         )
+    replicated = parallel.replicated(run.mesh)
+    state = checkpoint.restore(folder, run.abstract_state(), replicated)
     news = f"resumed at step {folder.name}, started from {saved['started_from']}"
     return Start(state, int(folder.name), saved, news)
 

@@ -5,16 +5,13 @@ import os
 import signal
 from collections.abc import Iterator
 
+from tljax.errors import Stopped
+
 
 class StopRequest:
-    """Whether a signal has asked the run to stop: `signal_number`, 0 until then."""
+    """Whether a signal has asked the run to stop: its number, 0 until then."""
 
     signal_number = 0
-
-    @property
-    def name(self) -> str:
-        """The signal's name, e.g. "SIGTERM"."""
-        return signal.Signals(self.signal_number).name
 
     def __bool__(self) -> bool:
         return self.signal_number != 0
@@ -22,8 +19,23 @@ class StopRequest:
     def receive(self, signal_number: int, frame) -> None:
         """Notes the first signal; the second ends the process at once."""
         if self.signal_number:
+            if os.isatty(1):
+                os.write(1, b"\x1b[?25h")  # The progress bar has hidden the cursor.
             os._exit(128 + signal_number)
         self.signal_number = signal_number
+        name = signal.Signals(signal_number).name
+        notice = f"tljax: {name}: saving, then stopping; again to stop at once\n"
+        os.write(2, notice.encode())
+
+    def check(self, step: int) -> None:
+        """Raises Stopped where a signal has come; `step` is the one saved."""
+        if self:
+            name = signal.Signals(self.signal_number).name
+            raise Stopped(
+                f"stopped by {name} at step {step}, which is saved; the same command "
+                "goes on from there",
+                self.signal_number,
+            )
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ class TrainState:
       params: nested dict of float32 parameters.
       batch_stats: nested dict of float32 BatchNorm statistics.
       opt_state: the state of the optax chain.
-      key: a typed PRNG key. It never changes: a step folds its number into it, so
-        that randomness is a function of (seed, step) and a resumed run repeats it.
+      key: a typed PRNG key that never changes: whatever draws numbers in a step folds
+        the step's number into it, so that a resumed run draws the same again.
     """
 
     step: jax.Array

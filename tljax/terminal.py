@@ -1,5 +1,7 @@
 """What people see: a progress bar on a terminal, plain lines in a pipe, a table."""
 
+import os
+import sys
 import time
 from datetime import timedelta
 from typing import Any
@@ -12,7 +14,7 @@ RESULT_COLUMNS = {
     "precision": ("precision_macro", "{:.4f}"),
     "recall": ("recall_macro", "{:.4f}"),
     "F1": ("f1_macro", "{:.4f}"),
-    "images": ("num_examples", "{}"),
+    "test images": ("num_examples", "{}"),
     "images/s": ("images_per_second", "{:,.0f}"),
     "compile s": ("compile_seconds", "{:.1f}"),
 }
@@ -22,12 +24,10 @@ SHOWN = ("loss", "accuracy", "f1_macro", "learning_rate", "images_per_second")
 class Terminal:
     """The output of one run of steps; `title` stands in front of every line."""
 
-    def __init__(self, title: str, first_step: int, num_steps: int, batch_size: int):
+    def __init__(self, title: str, num_steps: int, batch_size: int):
         self.title = title
-        self.first_step = first_step
         self.num_steps = num_steps
         self.batch_size = batch_size
-        self.started = time.perf_counter()
         self.console = Console(highlight=False, markup=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -37,14 +37,23 @@ class Terminal:
             transient=True,
             disable=not self.console.is_terminal,
         )
+
+    def start(self, first_step: int) -> None:
+        """Shows the progress bar and begins to measure the pace."""
+        self.first_step = first_step
+        self.started = time.perf_counter()
         self.bar = self.progress.add_task(
-            title, total=num_steps, completed=first_step, status=""
+            self.title, total=self.num_steps, completed=first_step, status=""
         )
         self.progress.start()
 
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar where there is one."""
-        self.console.print(f"{self.title}: {text}")
+        line = f"{self.title}: {text}"
+        if self.console.is_terminal:
+            self.console.print(line)
+        else:
+            print_line(line)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Prints metrics; those of training stand in the bar where there is one."""
@@ -79,11 +88,22 @@ def print_result(result: dict[str, Any], workdir: str) -> None:
     rows = [row for row in (result, result.get("baseline")) if row is not None]
     names = [row["started_from"] for row in rows]
     width = max(len("started from"), *map(len, names))
-    print(f"\n{'started from':{width}}" + "".join(f"{h:>11}" for h in RESULT_COLUMNS))
+    print_line("")
+    print_line(
+        f"{'started from':{width}}" + "".join(f"{name:>13}" for name in RESULT_COLUMNS)
+    )
     for name, row in zip(names, rows, strict=True):
         cells = [
             "-" if row[key] is None else form.format(row[key])
             for key, form in RESULT_COLUMNS.values()
         ]
-        print(f"{name:{width}}" + "".join(f"{cell:>11}" for cell in cells))
-    print(f"all of it in {workdir}/result.json")
+        print_line(f"{name:{width}}" + "".join(f"{cell:>13}" for cell in cells))
+    print_line(f"all of it in {workdir}/result.json")
+
+
+def print_line(text: str) -> None:
+    """Prints a line; when nobody reads any more, as behind `| head`, it is dropped."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,10 +16,18 @@ from tljax import parallel, workdirs
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, validate
 from tljax.data import loader
-from tljax.errors import NonFiniteError, Stopped
+from tljax.errors import NonFiniteError
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
-from tljax.run import Programs, Run, Start, begin_or_resume, compile_steps, prepare
-from tljax.signals import StopRequest, stop_request
+from tljax.run import (
+    Programs,
+    Run,
+    Start,
+    begin_or_resume,
+    check_origin,
+    compile_steps,
+    prepare,
+)
+from tljax.signals import stop_request
 from tljax.state import TrainState
 from tljax.terminal import Terminal
 
@@ -39,6 +47,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
             run = prepare(config)
             origin = config.pretrained
             if config.pretrain is not None:
+                check_origin(run)
                 train_and_evaluate(config.pretrain, workdir / "pretrain")
                 origin = f"run:{workdir / 'pretrain'}"
             result = train(run, origin, workdir)
@@ -55,29 +64,30 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
 def train(run: Run, origin: str, workdir: Path) -> dict[str, Any]:
     """Trains from where the run stands, and returns the result on the test split.
 
-    `origin` names weights to begin with, as `config.pretrained` does. Raises Stopped
-    at a signal and NonFiniteError at the first number that is not finite; the last good
-    state is saved then. Raises CheckpointError where a state cannot be restored or
-    saved.
+    `origin` names weights to begin with, as `config.pretrained` does. The speed in the
+    result is None where this call took no step. Raises Stopped after a signal, the step
+    being saved; NonFiniteError at the first number that is not finite, nothing of which
+    is saved; CheckpointError where a state cannot be restored or saved.
     """
-    config, source = run.config, run.source
+    config = run.config
+    terminal = Terminal(workdir.name, config.num_steps, run.batch_size)
+    terminal.say(run.describe())
     start = begin_or_resume(run, origin, workdir)
+    terminal.say(start.news)
     programs = compile_steps(run, start.state)
+    terminal.say(f"both steps compiled in {programs.seconds:.1f} s")
     speed = Speed(run.batch_size)
-    terminal = Terminal(workdir.name, start.step, config.num_steps, run.batch_size)
     with (
         closing(Writer(workdir, terminal, start.step)) as writer,
-        closing(Checkpoints(workdir / "checkpoints", config)) as checkpoints,
+        Checkpoints(workdir / "checkpoints", config) as checkpoints,
         stop_request() as stop,
     ):
-        terminal.say(run.describe(start.state))
-        terminal.say(start.news)
-        terminal.say(f"both steps compiled in {programs.seconds:.1f} s")
         state = start.state
         recorder = Recorder(writer, speed, config.log_every)
         batches = loader.train_batches(
-            source.splits["train"], config.seed, run.batch_size, start.step
+            run.source.splits["train"], config.seed, run.batch_size, start.step
         )
+        terminal.start(start.step)
         speed.start(start.step)
         for step in range(start.step + 1, config.num_steps + 1):
             batch = parallel.shard_batch(next(batches), run.mesh)
@@ -92,27 +102,22 @@ def train(run: Run, origin: str, workdir: Path) -> dict[str, Any]:
                 continue
             recorder.flush()  # Up to this step, everything is finite now.
             val = {}
-            if eval_due and not stop:
-                val = scalars(evaluate(run, programs, state, "val", stop))
-            if val:
+            if eval_due:
+                val = scalars(evaluate(run, programs, state, "val"))
                 writer.write(step, "val", val)
-            stopping = bool(stop)  # A signal may come between the next two lines.
-            if save_due or stopping:
+            if save_due or stop or checkpoints.is_best(val):
                 checkpoints.save(step, state, start.meta, val)
-            if stopping:
-                break
+            if checkpoints.saving == step and stop:
+                checkpoints.wait()
+                stop.check(step)
             speed.start(step)
 
         checkpoints.wait()
+        stop.check(config.num_steps)
         # The test split is seen once, when nothing can be chosen by it any more.
-        test = evaluate(run, programs, state, "test", stop)
-        if stop:
-            raise Stopped(
-                f"stopped by {stop.name} at step {int(state.step)}, which is saved; "
-                "the same command goes on from there",
-                stop.signal_number,
-            )
+        test = evaluate(run, programs, state, "test")
         writer.write(config.num_steps, "test", scalars(test))
+        stop.check(config.num_steps)
         best_step = checkpoints.best_step()
 
     return describe_result(run, start) | {
@@ -124,12 +129,11 @@ def train(run: Run, origin: str, workdir: Path) -> dict[str, Any]:
 
 
 def evaluate(
-    run: Run, programs: Programs, state: TrainState, split: str, stop: StopRequest
+    run: Run, programs: Programs, state: TrainState, split: str
 ) -> dict[str, Any]:
     """Returns the metrics of a split, exact for any batch size and device count.
 
-    Returns {} as soon as `stop` is set. Raises NonFiniteError where the loss is not
-    finite.
+    Raises NonFiniteError where the loss is not finite.
     """
     batches = loader.eval_batches(run.source.splits[split], run.batch_size)
     outputs = (
@@ -138,8 +142,6 @@ def evaluate(
     )
     sums = None
     for output in read_late(outputs):
-        if stop:
-            return {}
         output = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), output)
         sums = output if sums is None else jax.tree.map(np.add, sums, output)
     summary = run.task.summarize(sums)

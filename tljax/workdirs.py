@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flax import traverse_util
+
 from tljax import config as config_lib
 from tljax.errors import ConfigError
 
@@ -23,7 +25,8 @@ def hold(workdir: Path, config: config_lib.Config) -> Iterator[None]:
     config.json differs.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (workdir / "metrics.jsonl").open("a").close()
         lock = (workdir / "lock").open("a+")
     except OSError as error:
         raise ConfigError(f"cannot write to workdir {workdir}: {error}") from None
@@ -44,19 +47,23 @@ def hold(workdir: Path, config: config_lib.Config) -> Iterator[None]:
 def keep_config(workdir: Path, config: config_lib.Config) -> None:
     """Writes config.json; raises ConfigError where a run of another one has begun.
 
-    A run has begun when it has saved a state: a first attempt that came to nothing is
+    A run has begun when it has saved something: a first attempt that came to nothing is
     no reason to refuse the second.
     """
     path, asked = workdir / "config.json", as_json(config)
     saved = read_json(path)
-    if saved == asked:
-        return
-    if saved is not None and any(workdir.glob("checkpoints/[0-9]*")):
-        raise ConfigError(
-            f"workdir {workdir} holds a run of another config: "
-            f"{', '.join(compare(saved, asked))}; take another --workdir"
-        )
-    write_json(path, asked)
+    saved_something = (workdir / "result.json").exists() or any(
+        (workdir / "checkpoints").iterdir()
+    )
+    if saved is not None and saved_something:
+        differences = compare(saved, asked)
+        if differences:
+            raise ConfigError(
+                f"workdir {workdir} holds a run of another config: "
+                f"{', '.join(differences)}; take another --workdir"
+            )
+    if saved != asked:
+        write_json(path, asked)
 
 
 def as_json(config: config_lib.Config) -> dict[str, Any]:
@@ -64,34 +71,51 @@ def as_json(config: config_lib.Config) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def compare(saved: Any, asked: Any, name: str = "config") -> list[str]:
-    """Returns "NAME is A there, not B" for every value in which two configs differ."""
-    if isinstance(saved, dict) and isinstance(asked, dict):
-        names = [*saved, *(key for key in asked if key not in saved)]
-        return [
-            difference
-            for key in names
-            for difference in compare(saved.get(key), asked.get(key), f"{name}.{key}")
-        ]
-    if saved == asked:
-        return []
-    return [f"{name} is {brief(saved)} there, not {brief(asked)}"]
+def compare(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
+    """Returns "NAME is A there, not B" for each setting that makes two runs differ.
+
+    A setting that a saved config does not have yet counts as the default; one that is
+    free to change does not count.
+    """
+    free = {name for name, field in config_lib.fields() if field.metadata["free"]}
+    there = flatten(with_defaults(saved, as_json(config_lib.Config())))
+    here = flatten(asked)
+    if ("pretrain" in there) != ("pretrain" in here):
+        return [f"config.pretrain is {'none' if 'pretrain' in there else 'set'} there"]
+    return [
+        f"config.{name} is {there.get(name)!r} there, not {here.get(name)!r}"
+        for name in there | here
+        if there.get(name) != here.get(name) and name.split("pretrain.")[-1] not in free
+    ]
 
 
-def brief(value: Any) -> str:
-    """Returns a value as it stands in a message."""
-    return "a config" if isinstance(value, dict) else repr(value)
+def with_defaults(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config as JSON with the defaults of the settings it lacks."""
+    filled = defaults | config
+    for name, value in filled.items():
+        if name == "pretrain" and value is not None:
+            filled[name] = with_defaults(value, defaults)
+        elif isinstance(value, dict):
+            filled[name] = defaults.get(name, {}) | value
+    return filled
+
+
+def flatten(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns {"optim.name": value, ...} of a config as JSON."""
+    return traverse_util.flatten_dict(config, sep=".")
 
 
 def read_json(path: Path) -> Any:
     """Returns what a JSON file holds, None where there is no file.
 
-    Raises ConfigError for a file that is not JSON.
+    Raises ConfigError for a file that cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None
 

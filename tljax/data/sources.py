@@ -32,13 +32,17 @@ class Source(NamedTuple):
 def load(config) -> Source:
     """Returns the source that `config`, the `data` part of a Config, describes.
 
-    Splits, chosen classes and labels per class are functions of `config.seed` alone.
-    Raises DataError where the data does not hold what is asked of it.
+    The split of the whole source is a function of `config.seed` alone, so that no
+    choice of classes or labels moves an image from one split to another. Raises
+    ConfigError for classes it does not have, DataError where it has too few images.
     """
     class_names, examples = SOURCES[config.source](config)
-    if config.classes:
-        class_names, examples = keep_classes(class_names, examples, config.classes)
     splits = split_by_class(examples, config)
+    if config.classes:
+        check_classes(config.classes, class_names)
+        labels = [class_names.index(name) for name in config.classes]
+        splits = {name: keep_labels(split, labels) for name, split in splits.items()}
+        class_names = tuple(config.classes)
     if config.labels_per_class:
         splits["train"] = keep_per_class(
             splits["train"], config.labels_per_class, class_names, config.seed
@@ -82,20 +86,21 @@ def load_synthetic(config) -> tuple[tuple[str, ...], Split]:
 SOURCES = {"digits": load_digits, "synthetic": load_synthetic}
 
 
-def keep_classes(class_names, examples: Split, chosen: tuple[str, ...]):
-    """Returns names and examples of the chosen classes only, relabelled in that order.
-
-    Raises ConfigError for a name that the source does not have or that stands twice.
-    """
+def check_classes(chosen: tuple[str, ...], class_names: tuple[str, ...]) -> None:
+    """Raises ConfigError for a class that is not there or is chosen twice."""
     for name in chosen:
         if name not in class_names:
             raise ConfigError(unknown("config.data.classes", name, class_names))
         if chosen.count(name) > 1:
             raise ConfigError(f"config.data.classes names {name!r} more than once")
-    new_labels = np.full(len(class_names), -1, np.int32)
-    new_labels[[class_names.index(name) for name in chosen]] = np.arange(len(chosen))
-    labels = new_labels[examples.labels]
-    return tuple(chosen), Split(examples.images[labels >= 0], labels[labels >= 0])
+
+
+def keep_labels(split: Split, labels: list[int]) -> Split:
+    """Returns the examples with one of `labels`, relabelled by its place there."""
+    places = np.full(max(split.labels.max(), *labels) + 1, -1, np.int32)
+    places[labels] = np.arange(len(labels))
+    kept = take(split, np.flatnonzero(places[split.labels] >= 0))
+    return Split(kept.images, places[kept.labels])
 
 
 def split_by_class(examples: Split, config) -> dict[str, Split]:

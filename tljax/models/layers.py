@@ -41,7 +41,8 @@ def batch_norm(train: bool, *, dtype: jnp.dtype | None, name: str) -> nn.BatchNo
 
     PyTorch's momentum 0.1 is the weight of the new value, Flax's 0.9 that of the old.
     The variance is computed in two passes: E[x^2] - E[x]^2 loses all digits when the
-    mean is large beside the deviation. Statistics are float32 for any `dtype`.
+    mean is large beside the deviation. Statistics are float32 for any `dtype`; the
+    running variance is the biased one, where PyTorch keeps n / (n - 1) of it.
     """
     return nn.BatchNorm(
         use_running_average=not train,

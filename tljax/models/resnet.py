@@ -56,6 +56,10 @@ class Bottleneck(nn.Module):
         conv = functools.partial(layers.convolution, dtype=self.dtype)
         norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
         inner = int(self.planes * (self.width_per_group / 64.0)) * self.groups
+        if inner < self.groups:
+            raise ValueError(
+                f"{self.planes} planes leave none to each of {self.groups} groups"
+            )
         outer = self.planes * self.expansion
         y = conv(inner, 1, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))

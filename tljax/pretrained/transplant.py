@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from tljax import checkpoint
 from tljax.errors import ConfigError
 from tljax.pretrained.weights import Weights
 
@@ -13,23 +14,19 @@ HEAD = "params/fc/"
 
 def check(weights: Weights, variables: Any) -> None:
     """Raises ConfigError, listing every array, where weights do not fit a backbone."""
-    have, want = flatten(weights.variables), flatten(variables)
-    problems = [
-        f"- {name} {have[name].shape}"
-        for name in have
-        if name not in want and not name.startswith(HEAD)
-    ]
-    for name, leaf in want.items():
-        if name.startswith(HEAD):
-            continue
-        if name not in have:
-            problems.append(f"+ {name} {leaf.shape}")
-        elif have[name].shape != leaf.shape:
-            problems.append(f"{name} {have[name].shape}, not {leaf.shape}")
-    if problems:
+    have, want = (
+        {
+            name: shape
+            for name, shape in checkpoint.shapes(tree).items()
+            if not name.startswith(HEAD)
+        }
+        for tree in (weights.variables, variables)
+    )
+    differences = checkpoint.compare_shapes(have, want)
+    if differences:
         raise ConfigError(
             f"weights of {weights.origin} do not fit the model "
-            f"(- unused, + missing, or other shapes): {'; '.join(problems)}"
+            f"(- unused, + missing, or other shapes): {'; '.join(differences)}"
         )
 
 
@@ -41,7 +38,8 @@ def transplant(
     The backbone is taken. The head is taken where the weights were trained for these
     very classes in this order, and otherwise stays as it was initialised.
     """
-    have, want = flatten(weights.variables), flatten(variables)
+    have = traverse_util.flatten_dict(weights.variables, sep="/")
+    want = traverse_util.flatten_dict(variables, sep="/")
     keep_head = weights.class_names == class_names
     left = [name for name in want if name.startswith(HEAD) and not keep_head]
     taken = {
@@ -55,8 +53,3 @@ def transplant(
         names = ", ".join(name.removeprefix("params/") for name in left)
         line += f"; left, for its classes are others: {names}"
     return traverse_util.unflatten_dict({**want, **taken}, sep="/"), line
-
-
-def flatten(variables: Any) -> dict[str, Any]:
-    """Returns {"params/conv1/kernel": array, ...}."""
-    return traverse_util.flatten_dict(variables, sep="/")

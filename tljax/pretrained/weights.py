@@ -24,7 +24,7 @@ class Weights(NamedTuple):
 def load(start: str) -> Weights:
     """Returns the weights that `start`, KIND:PLACE, names."""
     kind, _, place = start.partition(":")
-    return STARTS[kind](place)
+    return LOADERS[kind](place)
 
 
 def load_run(workdir: str) -> Weights:
@@ -41,4 +41,6 @@ def load_run(workdir: str) -> Weights:
     return Weights(variables, tuple(meta["class_names"]), origin)
 
 
-STARTS = {"run": load_run}
+# Both change together: who loads a kind of weights, and how it is written.
+LOADERS = {"run": load_run}
+FORMS = ("run:WORKDIR",)
