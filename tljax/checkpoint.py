@@ -119,9 +119,11 @@ class Checkpoints:
         step, self.saving = self.saving, None
         self.remove_unfinished()
         free = shutil.disk_usage(self.directory).free / 1e6
+        full = "No space left on device"
+        reason = full if full in str(error) else one_line(error)
         return CheckpointError(
             f"checkpoint of step {step} could not be written to {self.directory} "
-            f"({free:,.0f} MB free): {one_line(error)}"
+            f"({free:,.0f} MB free): {reason}"
         )
 
     def remove_unfinished(self) -> None:

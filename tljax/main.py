@@ -1,8 +1,11 @@
 """The command `python -m tljax.main --config=FILE.py --workdir=DIR`."""
 
+import logging
 import os
 import signal
 import sys
+
+import absl.logging
 
 from tljax.errors import RunError
 
@@ -21,15 +24,12 @@ def main(argv: list[str]) -> int:
 def run(argv: list[str]) -> int:
     """Runs what the command line asks for; raises RunError."""
     # These imports take seconds, in which a signal may come already.
-    from absl import logging
-
     from tljax import command_line, dry_run, terminal, train
 
     if {"--help", "-help", "-h"} & set(argv[1:]):
         command_line.print_help()
         return 0
-    # Orbax logs the tracebacks of errors that end in one line here.
-    logging.set_verbosity(logging.FATAL)
+    keep_failures_short()
     options = command_line.parse(argv)
     if options.dry_run:
         dry_run.dry_run(options.config)
@@ -37,6 +37,22 @@ def run(argv: list[str]) -> int:
         result = train.train_and_evaluate(options.config, options.workdir)
         terminal.print_result(result, options.workdir)
     return 0
+
+
+def keep_failures_short() -> None:
+    """Silences the pages that a failed save would add to the one line that it ends in.
+
+    Orbax logs the traceback of what it raises, asyncio that of every write left over
+    by it, and TensorStore reports to an event loop that has gone.
+    """
+
+    def report(unraisable) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            sys.__unraisablehook__(unraisable)
+
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = report
 
 
 def stop_at_once(signal_number: int, frame) -> None:
