@@ -24,7 +24,8 @@ class StopRequest:
             os._exit(128 + signal_number)
         self.signal_number = signal_number
         name = signal.Signals(signal_number).name
-        notice = f"tljax: {name}: saving, then stopping; again to stop at once\n"
+        lead = "\n" if os.isatty(2) else ""  # The line of the progress bar is taken.
+        notice = f"{lead}tljax: {name}: saving, then stopping; again to stop at once\n"
         os.write(2, notice.encode())
 
     def check(self, step: int) -> None:
