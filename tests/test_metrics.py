@@ -110,9 +110,9 @@ def test_a_full_disk_costs_a_warning(writer, capsys):
 def test_the_table_shows_both_results(capsys):
     row = dict.fromkeys(("precision_macro", "recall_macro", "f1_macro"), 0.5)
     row |= {"num_examples": 3, "images_per_second": None, "compile_seconds": 1.0}
-    result = row | {"started_from": "run:/x", "accuracy": 0.75}
+    result = row | {"started_from": "run:/w/x", "accuracy": 0.75}
     result["baseline"] = row | {"started_from": "scratch", "accuracy": 0.25}
     print_result(result, "/w")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[2].split()[:2] == ["run:/x", "0.7500"]
+    assert lines[2].split()[:2] == ["x", "0.7500"]
     assert lines[3].split()[:2] == ["scratch", "0.2500"]

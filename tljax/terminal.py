@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -14,7 +15,7 @@ RESULT_COLUMNS = {
     "precision": ("precision_macro", "{:.4f}"),
     "recall": ("recall_macro", "{:.4f}"),
     "F1": ("f1_macro", "{:.4f}"),
-    "test images": ("num_examples", "{}"),
+    "images": ("num_examples", "{}"),
     "images/s": ("images_per_second", "{:,.0f}"),
     "compile s": ("compile_seconds", "{:.1f}"),
 }
@@ -86,18 +87,19 @@ class Terminal:
 def print_result(result: dict[str, Any], workdir: str) -> None:
     """Prints the result of a finished run, and of the one it was compared with."""
     rows = [row for row in (result, result.get("baseline")) if row is not None]
-    names = [row["started_from"] for row in rows]
+    inside = f"run:{Path(workdir).absolute()}/"
+    names = [row["started_from"].removeprefix(inside) for row in rows]
     width = max(len("started from"), *map(len, names))
     print_line("")
     print_line(
-        f"{'started from':{width}}" + "".join(f"{name:>13}" for name in RESULT_COLUMNS)
+        f"{'started from':{width}}" + "".join(f"{name:>10}" for name in RESULT_COLUMNS)
     )
     for name, row in zip(names, rows, strict=True):
         cells = [
             "-" if row[key] is None else form.format(row[key])
             for key, form in RESULT_COLUMNS.values()
         ]
-        print_line(f"{name:{width}}" + "".join(f"{cell:>13}" for cell in cells))
+        print_line(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells))
     print_line(f"all of it in {workdir}/result.json")
 
 
