@@ -304,7 +304,7 @@ def test_transfer_and_baseline(tiny_config, tmp_path, capsys):
     result = train.train_and_evaluate(config, tmp_path)
     assert result["started_from"] == f"run:{tmp_path}/pretrain at step 4"
     assert result["baseline"]["started_from"] == "scratch"
-    assert "left, for its classes are others: fc/bias, fc/kernel" in (
+    assert "new, as the classes are others: fc/bias, fc/kernel" in (
         capsys.readouterr().out.replace("kernel, fc/bias", "bias, fc/kernel")
     )
     pretrained = final_state(tmp_path / "pretrain")[1]

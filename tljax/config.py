@@ -229,11 +229,8 @@ def convert(name: str, value: Any, kind: Any) -> Any:
 
 def describe_type(kind: Any) -> str:
     """Returns a field's type as it is written in the code."""
-    return (
-        kind.__name__
-        if isinstance(kind, type)
-        else str(kind).replace(f"{__name__}.", "")
-    )
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    return name.replace(f"{__name__}.", "")
 
 
 def check_value(name: str, value: Any, rules: dict[str, Any]) -> None:

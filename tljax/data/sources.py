@@ -107,10 +107,8 @@ def split_by_class(examples: Split, config) -> dict[str, Split]:
     """Returns train, val and test with the same share of every class in each."""
     indices = np.arange(len(examples.labels))
     splits = {}
-    for name, fraction in (
-        ("test", config.test_fraction),
-        ("val", config.val_fraction),
-    ):
+    fractions = {"test": config.test_fraction, "val": config.val_fraction}
+    for name, fraction in fractions.items():
         try:
             indices, taken = train_test_split(
                 indices,

@@ -51,5 +51,5 @@ def transplant(
     line = f"{len(taken)} arrays ({values:,} values) taken from {weights.origin}"
     if left:
         names = ", ".join(name.removeprefix("params/") for name in left)
-        line += f"; left, for its classes are others: {names}"
+        line += f"; new, as the classes are others: {names}"
     return traverse_util.unflatten_dict({**want, **taken}, sep="/"), line
