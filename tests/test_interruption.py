@@ -188,6 +188,7 @@ def test_a_second_signal_ends_it_at_once():
 def test_a_workdir_has_one_live_process(command, uninterrupted, tmp_path):
     first = start(command, tmp_path)
     wait_for(lambda: steps_saved(tmp_path), first)
+    first.send_signal(signal.SIGSTOP)  # It lives, and cannot finish meanwhile.
     code, _, err = finish(start(command, tmp_path))
     assert code == 2
     assert f"is in use by process {first.pid} on " in err
