@@ -77,6 +77,8 @@ def test_the_config_file_may_stand_anywhere_and_apart(tmp_path):
         (["--config.baseline=perhaps"], "--config.baseline=perhaps"),
         (["--config.model.name=vgg"], "config.model.name = 'vgg' is unknown"),
         (["--workdirs=/x"], "Did you mean: workdir"),
+        (["--num_steps=4"], "Did you mean: --config.num_steps ?"),
+        (["--learning_rate=4"], "Did you mean: --config.optim.learning_rate ?"),
         (["--config.data=3"], "config.data is a section; set --config.data.FIELD"),
         (["7"], "unexpected argument '7'"),
         (["--workdir="], "--workdir is missing"),
@@ -92,7 +94,7 @@ def test_mistakes_in_flags(parse, flags, message):
     "text, message",
     [
         ("def get_config(: pass", "SyntaxError"),
-        ("x = 1", "KeyError: 'get_config'"),
+        ("x = 1", "file.py has no function get_config()"),
         ("def get_config(): return 3", "returned a int, not a Config"),
         ("import not_there", "file.py:1: ModuleNotFoundError"),
         (

@@ -166,6 +166,12 @@ def test_unknown_name_says_the_nearest():
         models.create("resnet19")
 
 
+def test_a_stem_that_does_not_exist(key):
+    model = models.create("resnet18", stem="tiny")
+    with pytest.raises(ValueError, match="stem 'tiny' must be"):
+        jax.eval_shape(model.init, key, jnp.ones((1, 8, 8, 3)))
+
+
 def test_basic_blocks_have_no_groups(key):
     model = models.create("resnet18", groups=2)
     with pytest.raises(ValueError, match="basic block"):

@@ -97,6 +97,11 @@ def test_accumulation_slows_the_schedule():
     schedule = optim.create_schedule(config, 400)
     assert float(schedule(50)) == pytest.approx(0.5)
     assert float(schedule(100)) == pytest.approx(0.0, abs=1e-6)
+    config = Optim(
+        learning_rate=1.0, schedule="step", decay_every=40, accumulate_steps=4
+    )
+    schedule = optim.create_schedule(config, 400)
+    assert float(schedule(9)) == 1.0 and float(schedule(10)) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

@@ -352,9 +352,19 @@ def test_weights_that_do_not_fit_are_all_listed(
 
 def test_a_pretraining_that_will_not_fit_is_not_begun(tiny_config, tmp_path):
     config = tiny_config(pretrain=tiny_config(model=Model(width=3, stem="small")))
-    with pytest.raises(ConfigError, match=r"config\.pretrain do not fit the model"):
+    with pytest.raises(
+        ConfigError, match=r"config\.pretrain, .*'width': 3.* do not fit"
+    ):
         train.train_and_evaluate(config, tmp_path)
     assert not (tmp_path / "pretrain").exists()
+
+
+def test_a_run_may_be_named_by_a_relative_path(finished, tmp_path, monkeypatch):
+    config, workdir, _, _ = finished
+    monkeypatch.chdir(workdir.parent)
+    config = dataclasses.replace(config, num_steps=1, pretrained=f"run:{workdir.name}")
+    result = train.train_and_evaluate(config, tmp_path)
+    assert result["started_from"] == f"run:{workdir.name} at step 4"
 
 
 def test_a_run_without_a_checkpoint_cannot_be_started_from(tiny_config, tmp_path):

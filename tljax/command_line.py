@@ -54,6 +54,11 @@ def parse(argv: list[str]) -> Options:
             "config", Config(), flag_values=values, sys_argv=argv, parse_fn=load
         )
         rest = values(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = [name for name, _ in config_lib.fields()]
+        fields = [name for name in known if name.endswith(error.flagname)]
+        hint = f" Did you mean: --config.{fields[0]} ?" if fields else ""
+        raise ConfigError(one_line(error) + hint) from error
     except (flags.Error, ValueError, TypeError) as error:
         text = one_line(error)
         if "pretrain=build" in text:
@@ -107,9 +112,12 @@ def load(path: str) -> Config:
     if not Path(path).is_file():
         raise ConfigError(f"config file {path!r} does not exist")
     try:
-        config = runpy.run_path(path)["get_config"]()
+        namespace = runpy.run_path(path)
+        config = namespace["get_config"]() if "get_config" in namespace else None
     except Exception as error:
         raise ConfigError(explain(error, path)) from error
+    if "get_config" not in namespace:
+        raise ConfigError(f"{path} has no function get_config()")
     if not isinstance(config, Config):
         kind = type(config).__name__
         raise ConfigError(f"{path}: get_config() returned a {kind}, not a Config")

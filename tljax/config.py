@@ -106,7 +106,7 @@ class Optim:
     warmup_steps: int = setting(
         0, "steps of linear warm-up from 0 (one_cycle has its own)", low=0
     )
-    decay_every: int = setting(100, "step schedule: updates between decays", low=1)
+    decay_every: int = setting(100, "step schedule: steps between decays", low=1)
     decay_factor: float = setting(0.1, "step schedule: factor of a decay", above=0)
     final_factor: float = setting(
         0.0, "linear, cosine: last learning rate over the highest", low=0, high=1
@@ -160,7 +160,8 @@ class Config:
     num_devices: int = setting(0, "devices to use; 0 = all", low=0, free=True)
     pretrained: str = setting("", "weights to start from: run:WORKDIR; empty = random")
     pretrain: "Config | None" = setting(
-        None, "a run made first, in WORKDIR/pretrain, to start from; or none"
+        None,
+        "a run made first, in WORKDIR/pretrain, to start from; flags: none or build",
     )
     baseline: bool = setting(
         False,
@@ -285,6 +286,7 @@ def check_together(config: Config, prefix: str) -> None:
     for name, steps in (
         ("num_steps", config.num_steps),
         ("optim.warmup_steps", optim.warmup_steps),
+        ("optim.decay_every", optim.decay_every if optim.schedule == "step" else 0),
     ):
         if steps % optim.accumulate_steps:
             raise ConfigError(

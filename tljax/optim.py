@@ -10,7 +10,10 @@ import optax
 SCHEDULES = {
     "constant": lambda c, n: optax.constant_schedule(c.learning_rate),
     "step": lambda c, n: optax.exponential_decay(
-        c.learning_rate, c.decay_every, c.decay_factor, staircase=True
+        c.learning_rate,
+        c.decay_every // c.accumulate_steps,
+        c.decay_factor,
+        staircase=True,
     ),
     "linear": lambda c, n: optax.linear_schedule(
         c.learning_rate, c.final_factor * c.learning_rate, n

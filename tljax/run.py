@@ -104,7 +104,8 @@ def check_origin(run: Run) -> None:
     config = run.config
     if config.pretrain is not None:
         variables = prepare(config.pretrain).abstract_state().variables
-        given = weights.Weights(variables, (), "config.pretrain")
+        model = workdirs.as_json(config.pretrain)["model"]
+        given = weights.Weights(variables, (), model, "config.pretrain")
     elif config.pretrained:
         given = weights.load(config.pretrained)
     else:

@@ -134,6 +134,8 @@ class ResNet(nn.Module):
 
     def apply_stem(self, images: jax.Array, train: bool) -> jax.Array:
         """Returns [b, h, w, width]; the standard stem leaves a quarter of h and w."""
+        if self.stem not in ("standard", "small"):
+            raise ValueError(f"stem {self.stem!r} must be 'standard' or 'small'")
         kernel_size, stride = (3, 1) if self.stem == "small" else (7, 2)
         x = layers.convolution(
             self.width, kernel_size, stride, dtype=self.dtype, name="conv1"

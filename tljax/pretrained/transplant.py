@@ -25,8 +25,9 @@ def check(weights: Weights, variables: Any) -> None:
     differences = checkpoint.compare_shapes(have, want)
     if differences:
         raise ConfigError(
-            f"weights of {weights.origin} do not fit the model "
-            f"(- unused, + missing, or other shapes): {'; '.join(differences)}"
+            f"weights of {weights.origin}, which are of the model {weights.model}, do "
+            "not fit this one (- unused, + missing, or other shapes): "
+            f"{'; '.join(differences)}"
         )
 
 

@@ -13,11 +13,13 @@ class Weights(NamedTuple):
     Attributes:
       variables: {"params", "batch_stats"}, nested dicts of NumPy arrays.
       class_names: the classes of the head, in label order.
+      model: the settings of the model they belong to, e.g. {"name": "resnet18", ...}.
       origin: one line for logs and results.
     """
 
     variables: dict[str, Any]
     class_names: tuple[str, ...]
+    model: dict[str, Any]
     origin: str
 
 
@@ -32,13 +34,16 @@ def load_run(workdir: str) -> Weights:
 
     Raises ConfigError where there is none, CheckpointError where it is damaged.
     """
-    folder = checkpoint.latest(Path(workdir) / "checkpoints")
+    folder = checkpoint.latest(Path(workdir).absolute() / "checkpoints")
     if folder is None:
-        raise ConfigError(f"pretrained = 'run:{workdir}': there is no checkpoint there")
+        raise ConfigError(
+            f"config.pretrained = 'run:{workdir}': there is no checkpoint there"
+        )
     variables = checkpoint.restore_variables(folder)
     meta = checkpoint.read_meta(folder)
     origin = f"run:{workdir} at step {folder.name}"
-    return Weights(variables, tuple(meta["class_names"]), origin)
+    model = meta["config"]["model"]
+    return Weights(variables, tuple(meta["class_names"]), model, origin)
 
 
 # Both change together: who loads a kind of weights, and how it is written.
