@@ -10,7 +10,6 @@ import jax
 import pytest
 
 from tljax.config import Config, Data, Model, Optim
-from tljax.parallel import create_mesh
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,12 +29,6 @@ def strict_jax(tmp_path_factory):
 @pytest.fixture
 def key():
     return jax.random.key(0)
-
-
-@pytest.fixture
-def mesh():
-    """Returns one device, so that runs of few images need not be divisible."""
-    return create_mesh("cpu", 1)
 
 
 @pytest.fixture
