@@ -36,22 +36,60 @@ def convolution(
     )
 
 
-def batch_norm(train: bool, *, dtype: jnp.dtype | None, name: str) -> nn.BatchNorm:
-    """Returns a batch normalisation over all axes but the last.
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, as PyTorch computes it.
 
-    PyTorch's momentum 0.1 is the weight of the new value, Flax's 0.9 that of the old.
-    The variance is computed in two passes: E[x^2] - E[x]^2 loses all digits when the
-    mean is large beside the deviation. Statistics are float32 for any `dtype`; the
-    running variance is the biased one, where PyTorch keeps n / (n - 1) of it.
+    Ioffe and Szegedy 2015 (arXiv 1502.03167). The batch is normalised by its biased
+    variance; the running variance keeps the unbiased one, n / (n - 1) of it, where
+    Flax keeps the biased. 0.9 is the weight of the old value: PyTorch's momentum 0.1 is
+    that of the new one. The variance is computed in two passes, as E[x^2] - E[x]^2
+    loses all digits when the mean is large beside the deviation.
+
+    Attributes:
+      use_running_average: normalise with the running statistics and leave them alone.
+      dtype: of the output, None for that of the input. Statistics are computed in
+        float32 at least, over the global batch where it is sharded.
     """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        use_fast_variance=False,
-        dtype=dtype,
-        name=name,
-    )
+
+    use_running_average: bool
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns x [..., features], normalised, scaled and shifted.
+
+        Raises ValueError where a batch has one value a channel, and so no variance.
+        """
+        like = (x.shape[-1],), jnp.float32
+        scale = self.param("scale", nn.initializers.ones, *like)
+        bias = self.param("bias", nn.initializers.zeros, *like)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, *like)
+        running_var = self.variable("batch_stats", "var", jnp.ones, *like)
+        dtype = self.dtype or jnp.result_type(x, scale)
+        wide = x.astype(jnp.promote_types(dtype, jnp.float32))
+        if self.use_running_average:
+            mean, var = running_mean.value, running_var.value
+        else:
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(wide, axes)
+            var = jnp.mean(jnp.square(wide - along_last(mean, x.ndim)), axes)
+            if not self.is_initializing():
+                n = x.size // x.shape[-1]
+                if n == 1:
+                    raise ValueError(
+                        "BatchNorm needs more than one value a channel to train: a "
+                        "larger batch or larger images"
+                    )
+                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
+                running_var.value = 0.9 * running_var.value + 0.1 * var * (n / (n - 1))
+        factor = jax.lax.rsqrt(var + 1e-5) * scale
+        y = (wide - along_last(mean, x.ndim)) * along_last(factor, x.ndim)
+        return (y + along_last(bias, x.ndim)).astype(dtype)
+
+
+def along_last(values: jax.Array, ndim: int) -> jax.Array:
+    """Returns values [features] with the rank `ndim`: [1, ..., 1, features]."""
+    return values.reshape((1,) * (ndim - 1) + values.shape)
 
 
 def linear(features: int, fan_in: int, *, name: str) -> nn.Dense:

@@ -27,12 +27,15 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns [b, h/stride, w/stride, planes]."""
+    def __call__(self, x: jax.Array, running: bool) -> jax.Array:
+        """Returns [b, h/stride, w/stride, planes].
+
+        With `running`, BatchNorm normalises with its running statistics.
+        """
         if self.groups != 1 or self.width_per_group != 64:
             raise ValueError("a basic block has groups 1 and width_per_group 64")
         conv = functools.partial(layers.convolution, dtype=self.dtype)
-        norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
+        norm = functools.partial(layers.BatchNorm, running, dtype=self.dtype)
         y = conv(self.planes, 3, self.stride, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.planes, 3, name="conv2")(y)
@@ -51,10 +54,10 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Returns [b, h/stride, w/stride, 4 * planes]."""
+    def __call__(self, x: jax.Array, running: bool) -> jax.Array:
+        """Returns [b, h/stride, w/stride, 4 * planes]; `running` as in BasicBlock."""
         conv = functools.partial(layers.convolution, dtype=self.dtype)
-        norm = functools.partial(layers.batch_norm, train, dtype=self.dtype)
+        norm = functools.partial(layers.BatchNorm, running, dtype=self.dtype)
         inner = int(self.planes * (self.width_per_group / 64.0)) * self.groups
         if inner < self.groups:
             raise ValueError(
@@ -89,6 +92,8 @@ class ResNet(nn.Module):
       groups, width_per_group: of the 3x3 convolution in a bottleneck.
       stem: "standard" is 7x7 at stride 2 and a max pool; "small" is 3x3 at stride 1
         and no pool, for images of 64 px and less.
+      frozen_statistics: BatchNorm normalises with its running statistics, and leaves
+        them alone, in training too.
       dtype: of the computation, bfloat16 or None for the dtype of the images.
         Parameters, statistics, pooled features and logits are float32.
     """
@@ -100,6 +105,7 @@ class ResNet(nn.Module):
     groups: int = 1
     width_per_group: int = 64
     stem: Literal["standard", "small"] = "standard"
+    frozen_statistics: bool = False
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -113,7 +119,8 @@ class ResNet(nn.Module):
         use, the compiler leaves out.
         """
         features = {}
-        x = features["stem"] = self.apply_stem(images, train)
+        running = not train or self.frozen_statistics
+        x = features["stem"] = self.apply_stem(images, running)
         for stage, num_blocks in enumerate(self.stage_sizes, start=1):
             for index in range(num_blocks):
                 x = self.block(
@@ -123,7 +130,7 @@ class ResNet(nn.Module):
                     width_per_group=self.width_per_group,
                     dtype=self.dtype,
                     name=f"layer{stage}_{index}",
-                )(x, train)
+                )(x, running)
             features[f"layer{stage}"] = x
         # A sum over hundreds of bfloat16 numbers would lose digits.
         pooled_dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -132,7 +139,7 @@ class ResNet(nn.Module):
             x = layers.linear(self.num_classes, fan_in=x.shape[-1], name="fc")(x)
         return (x, features) if return_features else x
 
-    def apply_stem(self, images: jax.Array, train: bool) -> jax.Array:
+    def apply_stem(self, images: jax.Array, running: bool) -> jax.Array:
         """Returns [b, h, w, width]; the standard stem leaves a quarter of h and w."""
         if self.stem not in ("standard", "small"):
             raise ValueError(f"stem {self.stem!r} must be 'standard' or 'small'")
@@ -140,7 +147,7 @@ class ResNet(nn.Module):
         x = layers.convolution(
             self.width, kernel_size, stride, dtype=self.dtype, name="conv1"
         )(images)
-        x = nn.relu(layers.batch_norm(train, dtype=self.dtype, name="bn1")(x))
+        x = nn.relu(layers.BatchNorm(running, dtype=self.dtype, name="bn1")(x))
         if self.stem == "small":
             return x
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
