@@ -22,6 +22,10 @@ class DataError(RunError):
     exit_code = 3
 
 
+class WeightsError(DataError):
+    """A weight file that is damaged, hostile, or of another network."""
+
+
 class CheckpointError(RunError):
     """A checkpoint that is damaged, of another run, or could not be written."""
 
@@ -48,3 +52,12 @@ def unknown(field: str, name: str, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"{field} = {name!r} is unknown{hint}; choose from: {', '.join(allowed)}"
+
+
+def quote(text: object, limit: int = 80) -> str:
+    """Returns what a file holds as it may stand in an error: one short printable line.
+
+    A name of any length, with line breaks or terminal codes in it, must do no harm.
+    """
+    text = repr(str(text)[: limit + 1])[1:-1]
+    return text if len(text) <= limit else text[: limit - 3] + "..."
