@@ -11,6 +11,7 @@ from sklearn import metrics as sklearn_metrics
 
 from tljax import optim
 from tljax.config import Config, Loss, Model, Optim
+from tljax.data.transforms import Transform
 from tljax.tasks import classification
 
 
@@ -72,7 +73,7 @@ def parts():
 
 
 def test_eval_step_counts_what_the_mask_lets_through(parts):
-    model, config, state = parts
+    model, _, state = parts
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 8, 8, 1), np.uint8)
     labels = np.array([0, 1, 2, 2, 4, 4], np.int32)
@@ -84,7 +85,7 @@ def test_eval_step_counts_what_the_mask_lets_through(parts):
         state,
         {"image": images, "label": labels, "mask": mask},
         model=model,
-        config=config,
+        transform=Transform(),
     )
     kept = mask == 1
     np.testing.assert_array_equal(
@@ -125,7 +126,12 @@ def test_train_step_is_the_step_written_out(parts):
     value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, updated), grads = value_and_grad(state.params)
     step = functools.partial(
-        classification.train_step, model=model, tx=tx, schedule=schedule, config=config
+        classification.train_step,
+        model=model,
+        tx=tx,
+        schedule=schedule,
+        transform=Transform(),
+        config=config,
     )
     new, metrics = jax.jit(step)(state, {"image": images, "label": labels})
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # noqa: E731
@@ -149,7 +155,12 @@ def test_anything_not_finite_is_noticed(parts, where):
     tx = optax.sgd(schedule)
     poisoned = jax.tree.map(lambda leaf: leaf * jnp.inf, getattr(state, where))
     step = functools.partial(
-        classification.train_step, model=model, tx=tx, schedule=schedule, config=config
+        classification.train_step,
+        model=model,
+        tx=tx,
+        schedule=schedule,
+        transform=Transform(),
+        config=config,
     )
     _, metrics = jax.jit(step)(
         state.replace(opt_state=tx.init(state.params), **{where: poisoned}),

@@ -31,7 +31,9 @@ def test_every_field_is_read_somewhere():
     )
     for name, _ in config_lib.fields():
         last = name.rsplit(".", 1)[-1]
-        assert re.search(rf"\b(config|data|model|optim|loss|c)\.{last}\b", code), name
+        assert re.search(
+            rf"\b(config|data|model|optim|loss|transfer|c)\.{last}\b", code
+        ), name
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_every_field_is_read_somewhere():
             "config.data.val_fraction = 0.0 must be above",
         ),
         ({"data": Data(val_fraction=0.6, test_fraction=0.4)}, "nothing to train on"),
-        ({"data": Data(std=(0.0,))}, "std must be above 0"),
+        ({"data": Data(std=(0.0,))}, r"config.data.std = \(0.0,\) must be above 0"),
         ({"data": Data(mean=("a",))}, "config.data.mean = 'a' must be float"),
         ({"data": 3}, "config.data = 3 must be Data"),
         ({"data": Model()}, r"config.data = Model\(.*\) must be Data"),
@@ -81,8 +83,14 @@ def test_every_field_is_read_somewhere():
             {"optim": Optim(accumulate_steps=3)},
             "num_steps = 1000 must be a multiple of",
         ),
-        ({"pretrained": "torch:x"}, "must be empty or run:WORKDIR"),
-        ({"pretrained": "run:"}, "must be empty or run:WORKDIR"),
+        (
+            {"pretrained": "torch:x"},
+            "must be empty or torchvision:NAME or .* or run:WORKDIR",
+        ),
+        (
+            {"pretrained": "run:"},
+            "must be empty or torchvision:NAME or .* or run:WORKDIR",
+        ),
         ({"pretrained": "run:/x", "pretrain": Config()}, "are both set"),
         ({"pretrain": Config(seed=-1)}, "config.pretrain.seed = -1 must be at least 0"),
         ({"pretrain": 3}, r"config.pretrain = 3 must be Config \| None"),

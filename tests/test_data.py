@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from tljax.config import Data
-from tljax.data import augment, loader, sources
+from tljax.data import augment, loader, sources, transforms
 from tljax.errors import ConfigError, DataError
 
 
@@ -157,4 +157,4 @@ def test_normalize_is_by_channel():
     np.testing.assert_allclose(result[0, 0, 0], [1.0, 0.5, 0.0])
     np.testing.assert_allclose(augment.normalize(images, (0.5,), (0.25,)), 2.0)
     with pytest.raises(ConfigError, match=r"data.mean = .* each of the 4 channels"):
-        augment.check_statistics(Data(mean=(0.1, 0.2)), 4)
+        transforms.check(transforms.Transform(mean=(0.1, 0.2)), 4)

@@ -10,6 +10,7 @@ import pytest
 
 from tljax import parallel
 from tljax.config import Config, Model
+from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
 from tljax.tasks import classification
 
@@ -26,7 +27,12 @@ def train(num_devices, num_steps=3):
     )
     state = jax.jit(create, out_shardings=parallel.replicated(mesh))(jax.random.key(0))
     step = functools.partial(
-        classification.train_step, model=model, tx=tx, schedule=schedule, config=config
+        classification.train_step,
+        model=model,
+        tx=tx,
+        schedule=schedule,
+        transform=Transform(),
+        config=config,
     )
     rng = np.random.default_rng(0)
     batches = [

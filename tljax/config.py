@@ -9,8 +9,10 @@ from typing import Any
 from tljax.data.sources import SOURCES
 from tljax.errors import ConfigError, unknown
 from tljax.models import MODELS
-from tljax.optim import OPTIMIZERS, SCHEDULES
+from tljax.optim import BATCH_NORMS, OPTIMIZERS, SCHEDULES
 from tljax.parallel import COMPILE_MODES
+from tljax.pretrained import catalog
+from tljax.pretrained.adapt import INPUT_CHANNELS, RUN_HEADS
 from tljax.pretrained.weights import FORMS, LOADERS
 from tljax.tasks import TASKS
 from tljax.tasks.classification import PRECISIONS
@@ -78,9 +80,11 @@ class Data:
         0, "seed of splits and of chosen training images", low=0, below=2**32
     )
     mean: tuple[float, ...] = setting(
-        (0.5,), "subtracted from images in [0, 1]; one for all channels or one each"
+        (),
+        "subtracted from images in [0, 1]; one for all channels or one each; empty = "
+        "what the weights to start from were trained with, 0.5 from scratch",
     )
-    std: tuple[float, ...] = setting((0.5,), "divides them then; one or one each")
+    std: tuple[float, ...] = setting((), "divides them then; empty as with mean")
     num_examples: int = setting(1024, "images of the synthetic source", low=1)
     num_classes: int = setting(10, "classes of the synthetic source", low=2)
     channels: int = setting(3, "channels of the synthetic source", low=1)
@@ -129,6 +133,33 @@ class Loss:
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
+class Transfer:
+    """How the weights to start from are taken, and what of them is trained."""
+
+    head: str = setting(
+        "auto",
+        "the last layer: keep the trained one, replace it by a new one, or auto: keep "
+        "it where it was trained for these very classes in this order",
+        choices=RUN_HEADS,
+    )
+    input_channels: str = setting(
+        "error",
+        "the first convolution where images have other channels than the weights: "
+        "error, the sum of its kernel (for grey images), or its kernel repeated",
+        choices=INPUT_CHANNELS,
+    )
+    batch_norm: str = setting(
+        "train",
+        "train, frozen_statistics (normalise with the statistics of the weights, train "
+        "scales and offsets), or frozen (train nothing of it)",
+        choices=BATCH_NORMS,
+    )
+    entry: str = setting(
+        "", "state dict to take where a file holds several; empty = the usual one"
+    )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
     """A run. Cadences count steps; 0 = only at the end."""
 
@@ -158,7 +189,9 @@ class Config:
     )
     device: str = setting("", "cpu, gpu or tpu; empty = the best there is", free=True)
     num_devices: int = setting(0, "devices to use; 0 = all", low=0, free=True)
-    pretrained: str = setting("", "weights to start from: run:WORKDIR; empty = random")
+    pretrained: str = setting(
+        "", f"weights to start from: {', '.join(FORMS)}; empty = random"
+    )
     pretrain: "Config | None" = setting(
         None,
         "a run made first, in WORKDIR/pretrain, to start from; flags: none or build",
@@ -172,6 +205,7 @@ class Config:
     data: Data = section(Data, "the images")
     optim: Optim = section(Optim, "the optimiser")
     loss: Loss = section(Loss, "the training loss")
+    transfer: Transfer = section(Transfer, "how weights to start from are taken")
 
 
 # A dataclass cannot name its own type while it is made, and flags need the real one.
@@ -257,22 +291,14 @@ def check_together(config: Config, prefix: str) -> None:
             f"{prefix}.pretrained = {config.pretrained!r} and {prefix}.pretrain are "
             "both set; a run starts from one of them"
         )
-    kind, _, place = config.pretrained.partition(":")
-    if config.pretrained and (kind not in LOADERS or not place):
-        raise ConfigError(
-            f"{prefix}.pretrained = {config.pretrained!r} must be empty or "
-            + " or ".join(FORMS)
-        )
+    check_pretrained(config, prefix)
     if data.val_fraction + data.test_fraction >= 1:
         raise ConfigError(
             f"{prefix}.data.val_fraction = {data.val_fraction} and test_fraction = "
             f"{data.test_fraction} leave nothing to train on"
         )
-    if not data.mean or not data.std or min(data.std) <= 0:
-        raise ConfigError(
-            f"{prefix}.data.mean = {data.mean} and std = {data.std} must not be "
-            "empty, and std must be above 0"
-        )
+    if min(data.std, default=1) <= 0:
+        raise ConfigError(f"{prefix}.data.std = {data.std} must be above 0")
     if optim.warmup_steps >= config.num_steps:
         raise ConfigError(
             f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be below "
@@ -293,3 +319,18 @@ def check_together(config: Config, prefix: str) -> None:
                 f"{prefix}.{name} = {steps} must be a multiple of "
                 f"{prefix}.optim.accumulate_steps = {optim.accumulate_steps}"
             )
+
+
+def check_pretrained(config: Config, prefix: str) -> None:
+    """Raises ConfigError where `pretrained` names nothing, or another architecture."""
+    kind, _, place = config.pretrained.partition(":")
+    if config.pretrained and (kind not in LOADERS or not place):
+        raise ConfigError(
+            f"{prefix}.pretrained = {config.pretrained!r} must be empty or "
+            + " or ".join(FORMS)
+        )
+    if kind == "torchvision" and catalog.find(place).model != config.model.name:
+        raise ConfigError(
+            f"{prefix}.pretrained = {config.pretrained!r} is a "
+            f"{catalog.find(place).model}; {prefix}.model.name = {config.model.name!r}"
+        )

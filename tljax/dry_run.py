@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.config import Config
-from tljax.run import Run, check_origin, compile_steps, prepare
+from tljax.run import Run, compile_steps, prepare
 
 
 def dry_run(config: Config) -> None:
@@ -17,7 +17,6 @@ def dry_run(config: Config) -> None:
         dry_run(config.pretrain)
         print("\nThe run itself:\n")
     run = prepare(config)
-    check_origin(run)
     state = run.abstract_state()
     print(run.describe())
     print_model(run)

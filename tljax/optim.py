@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import optax
+from flax import traverse_util
 
 # Each entry takes (optim config, number of updates) and returns update -> rate. Warm-up
 # is put in front of all but one_cycle, which has its own.
@@ -23,6 +24,11 @@ SCHEDULES = {
     ),
     "one_cycle": lambda c, n: optax.cosine_onecycle_schedule(n, c.learning_rate),
 }
+
+
+# What fine-tuning does with BatchNorm: train it; normalise with the statistics of the
+# weights; leave its scales and offsets alone as well.
+BATCH_NORMS = ("train", "frozen_statistics", "frozen")
 
 
 def decay_mask(params: Any) -> Any:
@@ -105,3 +111,16 @@ def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransfor
         steps = optax.MultiSteps(tx, every_k_schedule=config.accumulate_steps)
         tx = steps.gradient_transformation()
     return tx
+
+
+def freeze_batch_norm(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns `tx` for all but BatchNorm's scales and offsets, which never change."""
+
+    def labels(params):
+        flat = traverse_util.flatten_dict(params)
+        frozen = {path[:-1] for path in flat if path[-1] == "scale"}
+        return traverse_util.unflatten_dict(
+            {path: "frozen" if path[:-1] in frozen else "trained" for path in flat}
+        )
+
+    return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)

@@ -23,8 +23,8 @@ from tljax.run import (
     Run,
     Start,
     begin_or_resume,
-    check_origin,
     compile_steps,
+    load_given,
     prepare,
 )
 from tljax.signals import stop_request
@@ -44,13 +44,12 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     with workdirs.hold(workdir, config):
         result = workdirs.read_json(workdir / "result.json")
         if result is None:
-            run = prepare(config)
-            origin = config.pretrained
-            if config.pretrain is not None:
-                check_origin(run)
+            run = prepare(config, workdir)
+            if config.pretrain is not None and run.saved is None:
                 train_and_evaluate(config.pretrain, workdir / "pretrain")
-                origin = f"run:{workdir / 'pretrain'}"
-            result = train(run, origin, workdir)
+                given = load_given(config, run.source, workdir / "pretrain")
+                run = run._replace(given=given)
+            result = train(run, workdir)
             workdirs.write_json(workdir / "result.json", result)
         if config.baseline and "baseline" not in result:
             scratch = dataclasses.replace(
@@ -61,18 +60,18 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
         return result
 
 
-def train(run: Run, origin: str, workdir: Path) -> dict[str, Any]:
+def train(run: Run, workdir: Path) -> dict[str, Any]:
     """Trains from where the run stands, and returns the result on the test split.
 
-    `origin` names weights to begin with, as `config.pretrained` does. The speed in the
-    result is None where this call took no step. Raises Stopped after a signal, the step
-    being saved; NonFiniteError at the first number that is not finite, nothing of which
-    is saved; CheckpointError where a state cannot be restored or saved.
+    The speed in the result is None where this call took no step. Raises Stopped after
+    a signal, the step being saved; NonFiniteError at the first number that is not
+    finite, nothing of which is saved; CheckpointError where a state cannot be restored
+    or saved.
     """
     config = run.config
     terminal = Terminal(workdir.name, config.num_steps, run.batch_size)
     terminal.say(run.describe())
-    start = begin_or_resume(run, origin, workdir)
+    start = begin_or_resume(run)
     terminal.say(start.news)
     programs = compile_steps(run, start.state)
     terminal.say(f"both steps compiled in {programs.seconds:.1f} s")
@@ -166,6 +165,7 @@ def describe_result(run: Run, start: Start) -> dict[str, Any]:
         "num_classes": len(run.source.class_names),
         "class_names": list(run.source.class_names),
         "started_from": start.meta["started_from"],
+        "transform": start.meta["transform"],
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,

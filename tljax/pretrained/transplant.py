@@ -12,13 +12,18 @@ from tljax.pretrained.weights import Weights
 HEAD = "params/fc/"
 
 
-def check(weights: Weights, variables: Any) -> None:
-    """Raises ConfigError, listing every array, where weights do not fit a backbone."""
+def keeps_head(weights: Weights, class_names: tuple[str, ...], head: str) -> bool:
+    """Returns whether a run takes the head: "auto" does where the classes are equal."""
+    return head == "keep" or (head == "auto" and weights.class_names == class_names)
+
+
+def check(weights: Weights, variables: Any, keep_head: bool) -> None:
+    """Raises ConfigError, listing every array, where weights do not fit a model."""
     have, want = (
         {
             name: shape
             for name, shape in checkpoint.shapes(tree).items()
-            if not name.startswith(HEAD)
+            if keep_head or not name.startswith(HEAD)
         }
         for tree in (weights.variables, variables)
     )
@@ -31,17 +36,13 @@ def check(weights: Weights, variables: Any) -> None:
         )
 
 
-def transplant(
-    weights: Weights, variables: Any, class_names: tuple[str, ...]
-) -> tuple[Any, str]:
+def transplant(weights: Weights, variables: Any, keep_head: bool) -> tuple[Any, str]:
     """Returns `variables` with the weights in them, and a line that says which.
 
-    The backbone is taken. The head is taken where the weights were trained for these
-    very classes in this order, and otherwise stays as it was initialised.
+    The backbone is taken; without `keep_head` the head stays as it was initialised.
     """
     have = traverse_util.flatten_dict(weights.variables, sep="/")
     want = traverse_util.flatten_dict(variables, sep="/")
-    keep_head = weights.class_names == class_names
     left = [name for name in want if name.startswith(HEAD) and not keep_head]
     taken = {
         name: np.asarray(have[name], leaf.dtype)
@@ -52,5 +53,5 @@ def transplant(
     line = f"{len(taken)} arrays ({values:,} values) taken from {weights.origin}"
     if left:
         names = ", ".join(name.removeprefix("params/") for name in left)
-        line += f"; new, as the classes are others: {names}"
+        line += f"; new: {names}"
     return traverse_util.unflatten_dict({**want, **taken}, sep="/"), line

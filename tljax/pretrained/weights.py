@@ -1,51 +1,154 @@
-"""Weights by the way `config.pretrained` writes them, e.g. `run:WORKDIR`."""
+"""Weights by the way `config.pretrained` writes them, e.g. `torchvision:resnet50`."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tljax import checkpoint
-from tljax.errors import ConfigError
+from tljax.data import transforms
+from tljax.data.transforms import Transform
+from tljax.errors import CheckpointError, ConfigError, WeightsError, quote, unknown
+from tljax.models import MODELS
+from tljax.pretrained import catalog, download, files, mapping
 
 
 class Weights(NamedTuple):
-    """Variables of a model and where they come from.
+    """Variables of a model and all that belongs to them.
 
     Attributes:
-      variables: {"params", "batch_stats"}, nested dicts of NumPy arrays.
-      class_names: the classes of the head, in label order.
+      variables: {"params", "batch_stats"}, nested dicts of float32 NumPy arrays.
+      class_names: the classes of the head, in label order; () where nobody knows them.
       model: the settings of the model they belong to, e.g. {"name": "resnet18", ...}.
+      transform: how images are made for them.
       origin: one line for logs and results.
     """
 
     variables: dict[str, Any]
     class_names: tuple[str, ...]
     model: dict[str, Any]
+    transform: Transform
     origin: str
 
 
-def load(start: str) -> Weights:
-    """Returns the weights that `start`, KIND:PLACE, names."""
+def load(start: str, model: str = "", entry: str = "") -> Weights:
+    """Returns the weights that `start`, KIND:PLACE, names.
+
+    `model` is the architecture they must be of, "" for the one they are of. `entry`
+    names the state dict in a file that holds several. Raises ConfigError where `start`
+    names nothing, DataError or CheckpointError where it cannot be used.
+    """
+    if model and model not in MODELS:
+        raise ConfigError(unknown("arch", model, MODELS))
     kind, _, place = start.partition(":")
-    return LOADERS[kind](place)
+    if kind not in LOADERS or not place:
+        raise ConfigError(f"weights {start!r} must be {' or '.join(FORMS)}")
+    return LOADERS[kind](place, model, entry)
 
 
-def load_run(workdir: str) -> Weights:
+def load_run(workdir: str, model: str, entry: str) -> Weights:
     """Returns the weights of the latest checkpoint of a run.
 
     Raises ConfigError where there is none, CheckpointError where it is damaged.
     """
     folder = checkpoint.latest(Path(workdir).absolute() / "checkpoints")
     if folder is None:
-        raise ConfigError(
-            f"config.pretrained = 'run:{workdir}': there is no checkpoint there"
-        )
-    variables = checkpoint.restore_variables(folder)
+        raise ConfigError(f"weights 'run:{workdir}': there is no checkpoint there")
     meta = checkpoint.read_meta(folder)
+    settings = meta["config"]["model"]
+    if model and settings["name"] != model:
+        raise ConfigError(f"run:{workdir} is of {settings['name']}, not of {model}")
+    try:
+        transform = transforms.from_json(meta["transform"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder} has no transform: {error}") from None
+    variables = checkpoint.restore_variables(folder)
     origin = f"run:{workdir} at step {folder.name}"
-    model = meta["config"]["model"]
-    return Weights(variables, tuple(meta["class_names"]), model, origin)
+    return Weights(variables, tuple(meta["class_names"]), settings, transform, origin)
+
+
+def load_file(place: str, model: str, entry: str) -> Weights:
+    """Returns the weights in a .pth or .safetensors file.
+
+    A file that tljax wrote says its model, classes and transform; for one that is named
+    as torchvision names it, the catalog does, and its hash is checked. For any other
+    the model is the one whose names and shapes it has, and the transform ImageNet's.
+    """
+    try:
+        path = Path(place).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"weights 'file:{place}': {error}") from None
+    published = catalog.entries().get(path.name)
+    if published is not None:
+        state = files.read(path, entry, published.hash_prefix)
+        return from_state_dict(state, model, f"file:{place}", published)
+    return from_state_dict(files.read(path, entry), model, f"file:{place}")
+
+
+def load_torchvision(name: str, model: str, entry: str) -> Weights:
+    """Returns weights that torchvision has published, downloaded on first use."""
+    published = catalog.find(name)
+    if model and published.model != model:
+        raise ConfigError(f"torchvision:{name} is of {published.model}, not of {model}")
+    state = files.read(download.fetch(published))
+    origin = f"{published.name} ({published.file}, acc@1 {published.top1})"
+    return from_state_dict(state, published.model, origin, published)
+
+
+def from_state_dict(
+    state: files.StateDict,
+    model: str,
+    origin: str,
+    published: catalog.Entry | None = None,
+) -> Weights:
+    """Returns the weights in a state dict; raises WeightsError where it is no ResNet's.
+
+    `origin` is where it comes from, `published` what the catalog knows of it.
+    """
+    origin = ", ".join([origin, *state.notes])
+    try:
+        settings, class_names, transform = describe(state, published)
+        name = model or settings.get("name") or mapping.identify(state.tensors)
+        variables = mapping.to_variables(state.tensors, name)
+    except WeightsError as error:
+        raise WeightsError(f"{origin} cannot be used: {error}") from None
+    built = mapping.model_of(name, state.tensors)
+    channels = variables["params"]["conv1"]["kernel"].shape[2]
+    transform = transforms.for_channels(transform, channels)
+    if built.num_classes != len(class_names):
+        class_names = ()
+    settings = {"name": name, "width": built.width, "stem": built.stem}
+    return Weights(variables, class_names, settings, transform, origin)
+
+
+def describe(
+    state: files.StateDict, published: catalog.Entry | None
+) -> tuple[dict[str, Any], tuple[str, ...], Transform]:
+    """Returns settings of the model, class names and transform of a state dict."""
+    if published is not None:
+        names = catalog.class_names()
+        return {"name": published.model}, names, published.transform
+    if not state.metadata:
+        return {}, (), transforms.IMAGENET
+    try:
+        model = dict(state.metadata["model"])
+        names = tuple(map(str, state.metadata["class_names"]))
+        transform = transforms.from_json(state.metadata["transform"])
+        if model["name"] not in MODELS:
+            raise ValueError(f"model {model['name']!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"its metadata is not tljax's: {quote(error)}") from None
+    return model, names, transform
+
+
+def metadata(weights: Weights, source: dict[str, str]) -> dict[str, Any]:
+    """Returns what travels beside the arrays in a file that tljax writes."""
+    return {
+        "model": {name: weights.model[name] for name in ("name", "width", "stem")},
+        "class_names": list(weights.class_names),
+        "transform": transforms.as_json(weights.transform),
+        "source": source,
+    }
 
 
 # Both change together: who loads a kind of weights, and how it is written.
-LOADERS = {"run": load_run}
-FORMS = ("run:WORKDIR",)
+LOADERS = {"torchvision": load_torchvision, "file": load_file, "run": load_run}
+FORMS = ("torchvision:NAME", "file:PATH.pth", "file:PATH.safetensors", "run:WORKDIR")

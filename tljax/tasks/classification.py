@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from tljax import models
 from tljax.data import augment
+from tljax.data.transforms import Transform
 from tljax.state import TrainState
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -23,6 +24,7 @@ def create_model(config, num_classes: int) -> nn.Module:
         num_classes=num_classes,
         width=config.model.width,
         stem=config.model.stem,
+        frozen_statistics=config.transfer.batch_norm != "train",
         dtype=PRECISIONS[config.precision],
     )
 
@@ -53,14 +55,15 @@ def train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
+    transform: Transform,
     config,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Returns the state one step on, and float32 scalars of the step.
+    """Returns the state one step on, and scalars of the step in the loss's dtype.
 
     `batch` is {"image": uint8 [b, h, w, c], "label": int32 [b]}. The metric `finite` is
     1 where loss, gradients, parameters and statistics all are numbers.
     """
-    images = augment.normalize(batch["image"], config.data.mean, config.data.std)
+    images = augment.normalize(batch["image"], transform.mean, transform.std)
 
     def loss_fn(params):
         logits, updated = model.apply(
@@ -86,7 +89,7 @@ def train_step(
         "grad_norm": grad_norm,
         "finite": jnp.isfinite(loss + grad_norm + state_norm),
     }
-    metrics = jax.tree.map(functools.partial(jnp.asarray, dtype=jnp.float32), metrics)
+    metrics = jax.tree.map(functools.partial(jnp.asarray, dtype=loss.dtype), metrics)
     state = state.replace(
         step=state.step + 1,
         params=params,
@@ -97,14 +100,18 @@ def train_step(
 
 
 def eval_step(
-    state: TrainState, batch: dict[str, jax.Array], *, model: nn.Module, config
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    transform: Transform,
 ) -> dict[str, jax.Array]:
     """Returns sums over the examples whose mask is 1.
 
     `batch` has a "mask" float32 [b] beside image and label. The sums are "loss" and
     "confusion" [num_classes, num_classes]: row the label, column the prediction.
     """
-    images = augment.normalize(batch["image"], config.data.mean, config.data.std)
+    images = augment.normalize(batch["image"], transform.mean, transform.std)
     logits = model.apply(state.variables, images, train=False)
     losses = cross_entropy(logits, batch["label"])
     num_classes = logits.shape[-1]
