@@ -24,7 +24,7 @@ ALLOWED = {
     "tasks": {"models", "data", "state"},
     "config": {"data", "models", "optim", "parallel", "pretrained", "tasks"},
     "workdirs": {"config"},
-    "pretrained": {"checkpoint"},
+    "pretrained": {"checkpoint", "data", "models"},
     "run": {
         "config",
         "checkpoint",
@@ -50,7 +50,17 @@ ALLOWED = {
     },
     "dry_run": {"config", "run"},
     "command_line": {"config"},
-    "main": {"command_line", "dry_run", "terminal", "train"},
+    "entry": set(),
+    "main": {"command_line", "dry_run", "entry", "terminal", "train"},
+    "convert": {
+        "checkpoint",
+        "config",
+        "data",
+        "entry",
+        "pretrained",
+        "terminal",
+        "workdirs",
+    },
 }
 
 

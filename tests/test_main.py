@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tljax import command_line, main, train
+from tljax import command_line, entry, main, train
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -23,7 +23,7 @@ def call(capfd):
     }
 
     def run_here(*flags):
-        code = main.main(["main", *flags])
+        code = entry.run_command(main.run, ["main", *flags])
         out, err = capfd.readouterr()
         return subprocess.CompletedProcess(flags, code, out, err)
 

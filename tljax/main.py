@@ -1,34 +1,21 @@
 """The command `python -m tljax.main --config=FILE.py --workdir=DIR`."""
 
 import logging
-import os
-import signal
 import sys
 
 import absl.logging
 
-from tljax.errors import RunError
+from tljax.entry import run_command
 
 
-def main(argv: list[str]) -> int:
-    """Runs what the command line asks for and returns the exit code."""
-    signal.signal(signal.SIGTERM, stop_at_once)
-    signal.signal(signal.SIGINT, stop_at_once)
-    try:
-        return run(argv)
-    except RunError as error:
-        print(f"tljax: {error}", file=sys.stderr)
-        return error.exit_code
-
-
-def run(argv: list[str]) -> int:
+def run(argv: list[str]) -> None:
     """Runs what the command line asks for; raises RunError."""
     # These imports take seconds, in which a signal may come already.
     from tljax import command_line, dry_run, terminal, train
 
     if {"--help", "-help", "-h"} & set(argv[1:]):
         command_line.print_help()
-        return 0
+        return
     keep_failures_short()
     options = command_line.parse(argv)
     if options.dry_run:
@@ -36,7 +23,6 @@ def run(argv: list[str]) -> int:
     else:
         result = train.train_and_evaluate(options.config, options.workdir)
         terminal.print_result(result, options.workdir)
-    return 0
 
 
 def keep_failures_short() -> None:
@@ -55,15 +41,5 @@ def keep_failures_short() -> None:
     sys.unraisablehook = report
 
 
-def stop_at_once(signal_number: int, frame) -> None:
-    """Ends a process that is not training, and so has nothing new to save.
-
-    Not by an exception: raised in a callback that drops exceptions, it would be lost.
-    """
-    name = signal.Signals(signal_number).name
-    os.write(2, f"tljax: stopped by {name} outside of training\n".encode())
-    os._exit(128 + signal_number)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(run_command(run, sys.argv))
