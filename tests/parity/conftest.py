@@ -1,0 +1,28 @@
+"""The real torchvision, where it is installed (`pip install -e '.[parity]'`)."""
+
+import importlib.util
+
+import pytest
+
+if importlib.util.find_spec("torch"):
+    import torch
+    import torch_operators  # noqa: F401
+
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def make_torch_model():
+    """Returns a function: name -> torchvision's model with the recipe's weights."""
+    import recipe
+    import torchvision
+
+    def make(name, seed=0, **options):
+        model = torchvision.models.get_model(name, weights=None, **options)
+        shapes = {key: tuple(leaf.shape) for key, leaf in model.state_dict().items()}
+        state = recipe.draw_state_dict(shapes, seed)
+        state = {key: torch.from_numpy(leaf) for key, leaf in state.items()}
+        model.load_state_dict(state)
+        return model.eval()
+
+    return make
