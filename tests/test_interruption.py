@@ -15,6 +15,8 @@ import pytest
 
 from tljax import checkpoint
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 from tljax.config import Config, Data, Model, Optim
 

@@ -1,0 +1,1 @@
+"""Measurements of tljax, each printing one JSON line last."""
