@@ -179,6 +179,7 @@ def test_the_readmes_lines_are_those_that_ci_runs():
         assert line in readme and line in ci
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path):
     """As behind `| head -1`."""
     command = " ".join([sys.executable, "-m", "tljax.main", *SMALL])
