@@ -2,7 +2,8 @@
 
 import pytest
 
-from tljax import command_line, config
+from tljax import command_line, settings
+from tljax.config import Config
 from tljax.errors import ConfigError
 
 PLAIN = """
@@ -136,6 +137,6 @@ def test_missing_files():
 def test_help_lists_every_field_with_default_and_choices(capsys):
     command_line.print_help()
     text = capsys.readouterr().out
-    for name, field in config.fields():
+    for name, field in settings.fields(Config):
         assert f"--config.{name}: " in text and repr(field.default) in text
     assert "wide_resnet101_2" in text and "one_cycle" in text

@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from tljax import config as config_lib
+from tljax import settings
 from tljax.config import Config
 from tljax.errors import ConfigError
 
@@ -55,7 +56,7 @@ def parse(argv: list[str]) -> Options:
         )
         rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
-        known = [name for name, _ in config_lib.fields()]
+        known = [name for name, _ in settings.fields(Config)]
         fields = [name for name in known if name.endswith(error.flagname)]
         hint = f" Did you mean: --config.{fields[0]} ?" if fields else ""
         raise ConfigError(one_line(error) + hint) from error
@@ -89,7 +90,7 @@ def check_field(arg: str) -> None:
     if not match:
         return
     name = match[1]
-    known = [known for known, _ in config_lib.fields()]
+    known = [known for known, _ in settings.fields(Config)]
     # The config of a pretraining run has all fields again, to any depth.
     plain = re.sub(r"^(pretrain\.)+", "", name)
     if plain in known:
@@ -129,7 +130,7 @@ def explain(error: Exception, path: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == path]
     place = f"{path}:{lines[-1]}" if lines else path
-    known = [name.rsplit(".", 1)[-1] for name, _ in config_lib.fields()]
+    known = [name.rsplit(".", 1)[-1] for name, _ in settings.fields(Config)]
     misspelt = re.findall(r"'(\w+)'", str(error))[-1:]
     near = difflib.get_close_matches("".join(misspelt), known, n=1)
     # Python 3.13 names the nearest keyword by itself.
@@ -146,8 +147,8 @@ def one_line(error: BaseException) -> str:
 def print_help() -> None:
     """Prints the usage and every field with its type, default and documentation."""
     print(HELP)
-    for name, field in config_lib.fields():
-        kind = config_lib.describe_type(field.type)
+    for name, field in settings.fields(Config):
+        kind = settings.describe_type(field.type)
         print(f"  --config.{name}: {kind} = {field.default!r}")
         doc = field.metadata["doc"]
         if field.metadata["choices"]:

@@ -1,47 +1,19 @@
 """The one description of a run: every field with its type, default and meaning."""
 
 import dataclasses
-import math
-import typing
-from collections.abc import Iterable, Iterator
-from typing import Any
 
+from tljax import settings
 from tljax.data.sources import SOURCES
-from tljax.errors import ConfigError, unknown
+from tljax.errors import ConfigError
 from tljax.models import MODELS
 from tljax.optim import BATCH_NORMS, OPTIMIZERS, SCHEDULES
 from tljax.parallel import COMPILE_MODES
 from tljax.pretrained import catalog
 from tljax.pretrained.adapt import INPUT_CHANNELS, RUN_HEADS
 from tljax.pretrained.weights import FORMS, LOADERS
+from tljax.settings import section, setting
 from tljax.tasks import TASKS
 from tljax.tasks.classification import PRECISIONS
-
-
-def setting(
-    default: Any,
-    doc: str,
-    *,
-    choices: Iterable[str] | None = None,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    below: float | None = None,
-    free: bool = False,
-) -> Any:
-    """Returns a dataclass field with documentation and the values it allows.
-
-    A `free` field may change when a run is resumed: it does not change the weights.
-    """
-    rules = {"low": low, "above": above, "high": high, "below": below}
-    choices = tuple(choices) if choices is not None else None
-    metadata = {"doc": doc, "choices": choices, "free": free, **rules}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def section(cls: type, doc: str) -> Any:
-    """Returns a dataclass field that holds a section of the config."""
-    return dataclasses.field(default_factory=cls, metadata={"doc": doc})
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -212,79 +184,21 @@ class Config:
 Config.__dataclass_fields__["pretrain"].type = Config | None
 
 
-def fields(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, dataclass field) of every setting, sections unfolded."""
-    for field in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(field.type):
-            yield from fields(field.type, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field
-
-
-def validate(config: Config, prefix: str = "config") -> Config:
+def validate(config: Config, name: str = "config") -> Config:
     """Returns a copy whose values have the types that the fields declare.
 
-    Integers given for floats become floats, lists become tuples. Raises ConfigError,
-    one line that names the field, its value and what is allowed, for the first value
-    of a wrong type, out of range, unknown, or at odds with another.
+    Raises ConfigError, one line that names the field, its value and what is allowed,
+    for the first value of a wrong type, out of range, unknown, or at odds with another.
     """
-    values = {}
-    for field in dataclasses.fields(config):
-        name, value = f"{prefix}.{field.name}", getattr(config, field.name)
-        kinds = (field.type, *typing.get_args(field.type))
-        if dataclasses.is_dataclass(value) and type(value) in kinds:
-            values[field.name] = validate(value, name)
-        else:
-            values[field.name] = convert(name, value, field.type)
-            check_value(name, values[field.name], field.metadata)
-    config = type(config)(**values)
-    if isinstance(config, Config):
-        check_together(config, prefix)
+    config = settings.check(config, name)
+    check_together(config, name)
     return config
-
-
-def convert(name: str, value: Any, kind: Any) -> Any:
-    """Returns `value` as the type `kind`, or raises ConfigError."""
-    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
-        element, _ = typing.get_args(kind)
-        # Class names like 5 come from the command line as numbers.
-        read = str if element is str else lambda item: convert(name, item, element)
-        return tuple(read(item) for item in value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind == Config | None and value is None:
-        return None
-    matches = isinstance(kind, type) and isinstance(value, kind)
-    if not matches or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{name} = {value!r} must be {describe_type(kind)}")
-    if kind is float and not math.isfinite(value):
-        raise ConfigError(f"{name} = {value} must be a finite number")
-    return value
-
-
-def describe_type(kind: Any) -> str:
-    """Returns a field's type as it is written in the code."""
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    return name.replace(f"{__name__}.", "")
-
-
-def check_value(name: str, value: Any, rules: dict[str, Any]) -> None:
-    """Raises ConfigError where `value` breaks the rules of its field."""
-    if rules["choices"] is not None and value not in rules["choices"]:
-        raise ConfigError(unknown(name, value, rules["choices"]))
-    bounds = (
-        ("low", "at least", lambda bound: value >= bound),
-        ("above", "above", lambda bound: value > bound),
-        ("high", "at most", lambda bound: value <= bound),
-        ("below", "below", lambda bound: value < bound),
-    )
-    for rule, words, holds in bounds:
-        if rules[rule] is not None and not holds(rules[rule]):
-            raise ConfigError(f"{name} = {value} must be {words} {rules[rule]}")
 
 
 def check_together(config: Config, prefix: str) -> None:
     """Raises ConfigError where fields that are right alone are at odds."""
+    if config.pretrain is not None:
+        check_together(config.pretrain, f"{prefix}.pretrain")
     data, optim = config.data, config.optim
     if config.pretrained and config.pretrain is not None:
         raise ConfigError(

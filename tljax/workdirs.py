@@ -13,6 +13,7 @@ from typing import Any
 from flax import traverse_util
 
 from tljax import config as config_lib
+from tljax import settings
 from tljax.errors import ConfigError
 
 
@@ -77,7 +78,11 @@ def compare(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     A setting that a saved config does not have yet counts as the default; one that is
     free to change does not count.
     """
-    free = {name for name, field in config_lib.fields() if field.metadata["free"]}
+    free = {
+        name
+        for name, field in settings.fields(config_lib.Config)
+        if field.metadata["free"]
+    }
     there = flatten(with_defaults(saved, as_json(config_lib.Config())))
     here = flatten(asked)
     if ("pretrain" in there) != ("pretrain" in here):
