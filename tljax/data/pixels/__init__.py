@@ -1,0 +1,1 @@
+"""Functions of batches of pixels that augmentation is made of."""
