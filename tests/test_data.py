@@ -1,11 +1,14 @@
-"""Splits by class and seed, an order that can be repeated, exact padding."""
+"""Sources in memory; splits, classes and subsets by seed."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from tljax.config import Data
-from tljax.data import augment, loader, sources, transforms
+from tljax.data import augment, sources, splits, transforms
+from tljax.data.splits import Split
 from tljax.errors import ConfigError, DataError
 
 
@@ -79,6 +82,7 @@ def test_labels_per_class_keeps_so_many_and_no_other_split_changes():
         ({"classes": ("1", "1")}, ConfigError, "'1' more than once"),
         ({"labels_per_class": 999}, DataError, "class '0' has only"),
         ({"val_fraction": 0.001, "test_fraction": 0.001}, DataError, "cannot split"),
+        ({"train_fraction": 0.001}, DataError, "cannot split"),
     ],
 )
 def test_data_that_is_not_there(changes, error, message):
@@ -86,69 +90,71 @@ def test_data_that_is_not_there(changes, error, message):
         sources.load(Data(**changes))
 
 
-def test_digits_are_resized():
-    assert sources.load(Data(image_size=12)).image_shape == (12, 12, 1)
-
-
 def test_synthetic_has_any_shape_and_repeats():
     data = Data(
         source="synthetic", image_size=20, channels=5, num_classes=3, num_examples=90
     )
     source, again = sources.load(data), sources.load(data)
-    assert source.image_shape == (20, 20, 5)
+    assert (source.size, source.channels) == (20, 5)
     assert source.class_names == ("class0", "class1", "class2")
     assert sum(len(split.labels) for split in source.splits.values()) == 90
     np.testing.assert_array_equal(
         source.splits["train"].images, again.splits["train"].images
     )
+    assert source.fingerprint() == again.fingerprint()
+    other = sources.load(dataclasses.replace(data, seed=1))
+    assert other.fingerprint() != source.fingerprint()
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 10, 33])
-def test_every_epoch_holds_every_example_once(batch_size):
-    num_examples = 10
-    stream = np.concatenate(
-        [
-            loader.batch_indices(5, step, batch_size, num_examples)
-            for step in range(10 * num_examples)
-        ]
+def test_a_fraction_keeps_the_share_of_every_class():
+    whole = sources.load(Data()).splits["train"]
+    half = sources.load(Data(train_fraction=0.5)).splits["train"]
+    np.testing.assert_allclose(
+        np.bincount(half.labels), np.bincount(whole.labels) / 2, atol=1
     )
-    epochs = stream[: len(stream) // num_examples * num_examples].reshape(-1, 10)
-    assert (np.sort(epochs) == np.arange(10)).all()
-    assert len({tuple(epoch) for epoch in epochs[:50]}) > 1
-
-
-def test_order_depends_on_seed_and_epoch():
-    orders = [loader.epoch_order(seed, epoch, 50) for seed, epoch in ((0, 0), (0, 1))]
-    assert not np.array_equal(*orders)
-    assert not np.array_equal(orders[0], loader.epoch_order(1, 0, 50))
-
-
-def test_resumed_at_any_step_the_batches_are_the_same():
-    split = sources.Split(
-        np.arange(13, dtype=np.uint8).reshape(13, 1, 1, 1),
-        np.arange(13, dtype=np.int32),
+    assert set(half.names) < set(whole.names)
+    assert list(half.names) == list(
+        sources.load(Data(train_fraction=0.5)).splits["train"].names
     )
-    take = lambda first, last: [  # noqa: E731
-        batch["label"].tolist()
-        for _, batch in zip(
-            range(first, last),
-            loader.train_batches(split, 3, 5, first),
-            strict=False,
-        )
-    ]
-    whole = take(0, 20)
-    for first in range(20):
-        assert take(first, 20) == whole[first:]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 7, 8])
-def test_evaluation_sees_every_example_once(batch_size):
-    images = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
-    split = sources.Split(images, np.arange(7, dtype=np.int32))
-    batches = list(loader.eval_batches(split, batch_size))
-    assert {len(batch["label"]) for batch in batches} == {batch_size}
-    seen = np.concatenate([b["label"][b["mask"] == 1] for b in batches])
-    np.testing.assert_array_equal(seen, np.arange(7))
+def some(counts, seed=0):
+    """Returns a split of so many examples of each class, in mixed order."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts)).astype(np.int32)
+    return Split(np.zeros((len(labels), 2, 2, 1), np.uint8), labels, np.arange(1) * 0)
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (("train",), ("train", "val", "test")),
+        (("train", "test"), ("train", "val", "test")),
+        (("train", "val"), ("train", "val")),
+        (("train", "val", "test"), ("train", "val", "test")),
+    ],
+)
+def test_what_a_source_lacks_is_taken_from_its_training_images(given, expected):
+    splits_given = {name: some((20, 40)) for name in given}
+    splits_given = {
+        name: split._replace(names=np.array([f"{name}{i}" for i in range(60)], object))
+        for name, split in splits_given.items()
+    }
+    found = splits.complete(splits_given, ("a", "b"), Data())
+    assert tuple(found) == expected
+    for name in given[1:]:
+        assert found[name] is splits_given[name]
+    names = [name for split in found.values() for name in split.names]
+    assert sorted(names) == sorted(n for s in splits_given.values() for n in s.names)
+    for split in found.values():
+        counts = np.bincount(split.labels)
+        assert abs(2 * counts[0] - counts[1]) <= 2  # A third and two thirds of each.
+
+
+def test_a_class_with_one_image_is_named_where_it_cannot_be_split():
+    train = some((20, 1, 20))._replace(names=np.arange(41).astype(str))
+    with pytest.raises(DataError, match="only one image is left of 'lone'"):
+        splits.complete({"train": train}, ("a", "lone", "b"), Data(source="folder:x"))
 
 
 def test_normalize_is_by_channel():

@@ -3,7 +3,27 @@
 import dataclasses
 
 from tljax import settings
-from tljax.data.sources import SOURCES
+from tljax.data import operations, sources
+from tljax.data.examples import CACHES
+
+# Config files take the operations from here.
+from tljax.data.operations import (  # noqa: F401
+    ColorJitter,
+    CutMix,
+    GaussianBlur,
+    Grayscale,
+    HorizontalFlip,
+    Mixup,
+    Operation,
+    RandAugment,
+    RandomCrop,
+    RandomErasing,
+    RandomResizedCrop,
+    Rotation,
+    TrivialAugmentWide,
+    VerticalFlip,
+)
+from tljax.data.views import EVAL_VIEWS
 from tljax.errors import ConfigError
 from tljax.models import MODELS
 from tljax.optim import BATCH_NORMS, OPTIMIZERS, SCHEDULES
@@ -31,23 +51,66 @@ class Model:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Data:
-    """The images and how they are split, chosen and scaled."""
+    """The images, and how they are split, chosen, kept, augmented and scaled."""
 
-    source: str = setting("digits", "where images come from", choices=SOURCES)
+    source: str = setting(
+        "digits", f"where images come from: {', '.join(sources.FORMS)}"
+    )
     image_size: int = setting(
-        0, "height and width in pixels; 0 = as stored (synthetic: 32)", low=0
+        0,
+        "height and width in pixels of what the network sees; 0 = that of the weights "
+        "to start from, as stored where all images have one size, or 224",
+        low=0,
+    )
+    resize: int = setting(
+        0,
+        "shorter side in pixels that photographs are resized to; 0 = that of the "
+        "weights to start from, or 8/7 of image_size",
+        low=0,
+    )
+    train_resize: int = setting(
+        0, "the same for training images, of which crops are taken; 0 = resize", low=0
+    )
+    channels: int = setting(
+        3, "of folders: 3 for colours, 1 for grey; of the synthetic source: any", low=1
+    )
+    augment: tuple[Operation, ...] = setting(
+        (), "what happens to training images; --help_augment tells what there is"
+    )
+    eval_views: str = setting(
+        "center",
+        "crops that an image is evaluated on, their probabilities averaged",
+        choices=EVAL_VIEWS,
     )
     batch_size: int = setting(
         64, "images a step over all devices; 0 = the whole training set", low=0
     )
+    balanced: bool = setting(False, "show each class equally often in training")
     classes: tuple[str, ...] = setting(
         (), "names of the classes to keep, in label order; empty = all"
+    )
+    allow_empty_classes: bool = setting(
+        False, "folder: keep classes that have no training image"
     )
     labels_per_class: int = setting(
         0, "training images kept of each class; 0 = all", low=0
     )
-    val_fraction: float = setting(0.15, "share for validation", above=0, below=1)
-    test_fraction: float = setting(0.2, "share for the test", above=0, below=1)
+    train_fraction: float = setting(
+        1.0, "share of the training images to keep, of each class", above=0, high=1
+    )
+    val_fraction: float = setting(
+        0.15, "share for validation, where the source has none", above=0, below=1
+    )
+    test_fraction: float = setting(
+        0.2, "share for the test, where there is but one split", above=0, below=1
+    )
+    train_split: str = setting(
+        "", "tfds: slice to train on, as train[:90%]; empty = train"
+    )
+    val_split: str = setting("", "tfds: slice to validate on; empty = its own, if any")
+    test_split: str = setting(
+        "", "tfds: slice to test on; empty = test, if there is one"
+    )
     seed: int = setting(
         0, "seed of splits and of chosen training images", low=0, below=2**32
     )
@@ -57,9 +120,30 @@ class Data:
         "what the weights to start from were trained with, 0.5 from scratch",
     )
     std: tuple[float, ...] = setting((), "divides them then; empty as with mean")
+    cache: str = setting(
+        "auto",
+        "decode images once and keep those of training on the device, keep them on "
+        "disk, or decode them every time (none); auto: by their size",
+        choices=CACHES,
+        free=True,
+    )
+    num_threads: int = setting(
+        0, "threads that read images; 0 = one a core, 16 at most", low=0, free=True
+    )
+    num_workers: int = setting(
+        0, "processes that read images; 0 = threads of this one", low=0, free=True
+    )
+    timeout: float = setting(
+        120.0, "seconds to wait for an image before the run ends", above=0, free=True
+    )
+    max_bad_fraction: float = setting(
+        0.001, "share of images that may be unusable", low=0, high=1, free=True
+    )
+    max_megapixels: float = setting(
+        64.0, "10^6 pixels above which an image is not decoded", above=0, high=178
+    )
     num_examples: int = setting(1024, "images of the synthetic source", low=1)
     num_classes: int = setting(10, "classes of the synthetic source", low=2)
-    channels: int = setting(3, "channels of the synthetic source", low=1)
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -102,6 +186,12 @@ class Loss:
     label_smoothing: float = setting(
         0.0, "share of the target spread over all classes", low=0, below=1
     )
+    balanced: bool = setting(
+        False, "weigh classes by the inverse of how often they occur in training"
+    )
+    class_weights: tuple[float, ...] = setting(
+        (), "weight of each class, in label order; empty = equal", low=0
+    )
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -140,6 +230,9 @@ class Config:
         0, "seed of initial weights and of the order", low=0, below=2**32
     )
     num_steps: int = setting(1000, "training steps", low=1)
+    num_epochs: int = setting(
+        0, "passes over the training images, in place of num_steps; 0 = none", low=0
+    )
     log_every: int = setting(
         50, "steps between lines of training metrics", low=0, free=True
     )
@@ -206,6 +299,12 @@ def check_together(config: Config, prefix: str) -> None:
             "both set; a run starts from one of them"
         )
     check_pretrained(config, prefix)
+    sources.check(data.source, f"{prefix}.data.source")
+    operations.check(data.augment)
+    if config.loss.balanced and config.loss.class_weights:
+        raise ConfigError(
+            f"{prefix}.loss.balanced and {prefix}.loss.class_weights are both set"
+        )
     if data.val_fraction + data.test_fraction >= 1:
         raise ConfigError(
             f"{prefix}.data.val_fraction = {data.val_fraction} and test_fraction = "
@@ -213,15 +312,35 @@ def check_together(config: Config, prefix: str) -> None:
         )
     if min(data.std, default=1) <= 0:
         raise ConfigError(f"{prefix}.data.std = {data.std} must be above 0")
-    if optim.warmup_steps >= config.num_steps:
-        raise ConfigError(
-            f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be below "
-            f"{prefix}.num_steps = {config.num_steps}"
-        )
+    if not config.num_epochs:
+        check_steps(config, prefix)
     if optim.warmup_steps and optim.schedule == "one_cycle":
         raise ConfigError(
             f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be 0 with the "
             "one_cycle schedule, which warms up by itself"
+        )
+
+
+def with_steps(config: Config, num_images: int, batch_size: int) -> Config:
+    """Returns the config with the steps of its epochs, rounded down.
+
+    Raises ConfigError where other settings are at odds with their number.
+    """
+    if config.num_epochs:
+        every = config.optim.accumulate_steps
+        steps = config.num_epochs * num_images // (batch_size * every) * every
+        config = dataclasses.replace(config, num_steps=max(steps, every))
+    check_steps(config, "config")
+    return config
+
+
+def check_steps(config: Config, prefix: str) -> None:
+    """Raises ConfigError where settings are at odds with the number of steps."""
+    optim = config.optim
+    if optim.warmup_steps >= config.num_steps:
+        raise ConfigError(
+            f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be below "
+            f"{prefix}.num_steps = {config.num_steps}"
         )
     for name, steps in (
         ("num_steps", config.num_steps),

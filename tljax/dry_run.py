@@ -19,6 +19,7 @@ def dry_run(config: Config) -> None:
     run = prepare(config)
     state = run.abstract_state()
     print(run.describe())
+    print(run.plan.news)
     print_model(run)
     print_schedule(run)
     print_memory(run, state)
@@ -26,7 +27,7 @@ def dry_run(config: Config) -> None:
 
 def print_model(run: Run) -> None:
     """Prints parameters and output shape of every layer, for one image."""
-    images = jnp.zeros((1, *run.source.image_shape))
+    images = jnp.zeros((1, *run.image_shape))
     table = run.model.tabulate(
         jax.random.key(0),
         images,
@@ -58,7 +59,8 @@ def print_memory(run: Run, state) -> None:
         "parameters": state.params,
         "BatchNorm statistics": state.batch_stats,
         "optimiser": state.opt_state,
-        "batch": run.abstract_batch(),
+        "batch": run.abstract_batch("train"),
+        "training images": run.abstract_stored(),
     }
     print("memory on each device")
     for name, tree in parts.items():

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from tljax.errors import RunError
+from tljax.errors import Hung, RunError
 
 
 def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
@@ -18,6 +18,9 @@ def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
         # A path may hold line breaks and terminal codes.
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
         print(f"tljax: {line}", file=sys.stderr)
+        if isinstance(error, Hung):  # Python would wait for the hanging thread.
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         return error.exit_code
     return 0
 

@@ -22,6 +22,10 @@ class DataError(RunError):
     exit_code = 3
 
 
+class Hung(DataError):
+    """Images that nobody gets to read; what reads them cannot be ended either."""
+
+
 class WeightsError(DataError):
     """A weight file that is damaged, hostile, or of another network."""
 

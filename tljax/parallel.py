@@ -5,8 +5,9 @@ The batch is sharded over the one mesh axis "data", the state is replicated. Und
 statistics among them, is a mean over the batch of all devices.
 """
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -50,8 +51,42 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Returns a host batch as arrays sharded over the mesh; does not wait for it."""
-    return jax.device_put(batch, batch_sharding(mesh))
+    """Returns a host batch as arrays sharded over the mesh; does not wait for it.
+
+    What this process gives is its part of the batch, all of it where it is alone.
+    """
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, values)
+        for name, values in batch.items()
+    }
+
+
+def shard_batches(
+    batches: Iterator[dict[str, np.ndarray]], mesh: Mesh
+) -> Iterator[dict[str, jax.Array]]:
+    """Yields the batches as arrays sharded over the mesh, each sent one ahead."""
+    ahead = None
+    try:
+        for batch in batches:
+            sent = shard_batch(batch, mesh)
+            if ahead is not None:
+                yield ahead
+            ahead = sent
+        if ahead is not None:
+            yield ahead
+    finally:
+        batches.close()
+
+
+def memory_of(mesh: Mesh) -> int:
+    """Returns the bytes of memory of a device; for CPUs, its share of the host's."""
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return host // mesh.size
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit", 0)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -67,13 +102,14 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def jit_step(
-    step: Callable[..., Any], mesh: Mesh, *, donate_state: bool
+    step: Callable[..., Any], mesh: Mesh, num_stored: int, *, donate_state: bool
 ) -> Callable[..., Any]:
-    """Returns `step(state, batch)` under `jit`, the state replicated, batch sharded."""
+    """Returns `step(state, batch, *stored)` under `jit`, only the batch divided."""
+    whole = replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=replicated(mesh),
+        in_shardings=(whole, batch_sharding(mesh), *[whole] * num_stored),
+        out_shardings=whole,
         donate_argnums=0 if donate_state else (),
     )
 
@@ -85,18 +121,19 @@ def compile_step(
     step: Callable[..., Any],
     state: Any,
     batch: Any,
-    *,
+    *stored: Any,
     mesh: Mesh,
     mode: str = "jit",
     donate_state: bool = False,
 ) -> tuple[jax.stages.Compiled, float]:
-    """Returns `step(state, batch)` compiled ahead of time, and the seconds it took.
+    """Returns `step(state, batch, *stored)` compiled ahead of time, and the seconds.
 
-    `state` and `batch` give shapes and dtypes. The program refuses any other shape, so
-    that a run compiles each step exactly once. With `donate_state` the new state takes
-    the buffers of the old, which must not be used again.
+    The arguments give shapes and dtypes; `stored` are arrays that lie whole on every
+    device, for all steps. The program refuses any other shape, so that a run compiles
+    each step exactly once. With `donate_state` the new state takes the buffers of the
+    old, which must not be used again.
     """
     start = time.perf_counter()
-    compiled = COMPILE_MODES[mode](step, mesh, donate_state=donate_state)
-    compiled = compiled.lower(state, batch).compile()
+    function = COMPILE_MODES[mode](step, mesh, len(stored), donate_state=donate_state)
+    compiled = function.lower(state, batch, *stored).compile()
     return compiled, time.perf_counter() - start

@@ -11,15 +11,20 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tljax import checkpoint, optim, parallel, workdirs
-from tljax.config import Config
-from tljax.data import sources, transforms
+from tljax import checkpoint, optim, parallel, terminal, workdirs
+from tljax.config import Config, with_steps
+from tljax.data import examples, sources, transforms, views
+from tljax.data.examples import Plan
+from tljax.data.splits import Source
 from tljax.data.transforms import Transform
 from tljax.errors import CheckpointError, ConfigError
 from tljax.pretrained import adapt, transplant, weights
 from tljax.pretrained.weights import Weights
 from tljax.state import TrainState
 from tljax.tasks import TASKS
+
+# Pixels of photographs where nothing else tells.
+IMAGE_SIZE = 224
 
 
 class Saved(NamedTuple):
@@ -33,26 +38,33 @@ class Run(NamedTuple):
     """What a config stands for: data, devices, model, optimiser; nothing compiled.
 
     `given` are the weights to start from, None for a random start and where the run
-    goes on from what is `saved`; `transform` is how images are made in it.
+    goes on from what is `saved`; `transform` is how images are made in it, `plan` how
+    they are kept.
     """
 
     config: Config
     task: Any
     mesh: Mesh
-    source: sources.Source
+    source: Source
     batch_size: int
     saved: Saved | None
     given: Weights | None
     transform: Transform
+    plan: Plan
     model: nn.Module
     schedule: optax.Schedule
     tx: optax.GradientTransformation
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what the network sees."""
+        return self.transform.crop, self.transform.crop, self.source.channels
 
     def create_state(self) -> TrainState:
         """Returns the random state before the first step."""
         return self.task.create_state(
             jax.random.key(self.config.seed),
-            self.source.image_shape,
+            self.image_shape,
             model=self.model,
             tx=self.tx,
         )
@@ -64,8 +76,8 @@ class Run(NamedTuple):
         except (ValueError, ZeroDivisionError) as error:
             reason = str(error).split("\n")[0]
             raise ConfigError(
-                f"config.model cannot be built for images of {self.source.image_shape}"
-                f": {reason}"
+                f"config.model cannot be built for images of {self.image_shape}: "
+                f"{reason}"
             ) from error
 
     def keeps_head(self) -> bool:
@@ -73,17 +85,26 @@ class Run(NamedTuple):
         head, class_names = self.config.transfer.head, self.source.class_names
         return transplant.keeps_head(self.given, class_names, head)
 
-    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Returns shapes and dtypes of a training batch."""
-        image_shape = (self.batch_size, *self.source.image_shape)
-        return {
-            "image": jax.ShapeDtypeStruct(image_shape, jnp.uint8),
-            "label": jax.ShapeDtypeStruct((self.batch_size,), jnp.int32),
-        }
+    def abstract_batch(self, split: str) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and dtypes of a batch of a split."""
+        size, canvas = (self.batch_size,), self.plan.canvases[split]
+        if split == "train" and self.plan.cache == "device":
+            return {"index": jax.ShapeDtypeStruct(size, jnp.int32)}
+        batch = abstract_images(self.batch_size, canvas)
+        if split != "train":
+            batch["mask"] = jax.ShapeDtypeStruct(size, jnp.float32)
+        return batch
+
+    def abstract_stored(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and dtypes of the training images that lie on the device."""
+        if self.plan.cache != "device":
+            return {}
+        num_images = len(self.source.splits["train"].labels)
+        return abstract_images(num_images, self.plan.canvases["train"])
 
     def describe(self) -> str:
         """Returns one line on model, data and devices."""
-        height, width, channels = self.source.image_shape
+        height, width, channels = self.image_shape
         sizes = ", ".join(
             f"{len(split.labels):,} {name}"
             for name, split in self.source.splits.items()
@@ -96,6 +117,17 @@ class Run(NamedTuple):
             f"in {len(self.source.class_names)} classes; batch {self.batch_size} on "
             f"{self.mesh.size} {self.mesh.devices.flat[0].platform} device(s)"
         )
+
+
+def abstract_images(number: int, canvas) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and dtypes of so many images with their labels."""
+    images = {
+        "image": jax.ShapeDtypeStruct((number, *canvas), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((number,), jnp.int32),
+    }
+    if canvas.short != canvas.long:
+        images["extent"] = jax.ShapeDtypeStruct((number, 2), jnp.int32)
+    return images
 
 
 def prepare(config: Config, workdir: Path | None = None) -> Run:
@@ -115,16 +147,18 @@ def prepare(config: Config, workdir: Path | None = None) -> Run:
             "training images (0 takes them all)"
         )
     parallel.check_batch_size(batch_size, mesh)
+    config = with_steps(config, num_images, batch_size)
     saved = find_saved(workdir) if workdir is not None else None
     given = None if saved else load_given(config, source)
     transform = choose_transform(config, source, saved, given)
+    plan = plan_images(config, source, transform, mesh)
     model = task.create_model(config, len(source.class_names))
     schedule = optim.create_schedule(config.optim, config.num_steps)
     tx = optim.create_optimizer(config.optim, schedule)
     if config.transfer.batch_norm == "frozen":
         tx = optim.freeze_batch_norm(tx)
     run = Run(
-        config, task, mesh, source, batch_size, saved, given, transform, model,
+        config, task, mesh, source, batch_size, saved, given, transform, plan, model,
         schedule, tx,
     )  # fmt: skip
     if given is not None:
@@ -155,8 +189,7 @@ def load_given(
         given = weights.load(config.pretrained, name, entry)
     else:
         return None
-    channels = source.image_shape[-1]
-    return adapt.adapt_channels(given, channels, config.transfer.input_channels)
+    return adapt.adapt_channels(given, source.channels, config.transfer.input_channels)
 
 
 def promised(config: Config) -> Weights:
@@ -179,7 +212,8 @@ def choose_transform(
 ) -> Transform:
     """Returns how images are made: as saved, as for the given weights, or by default.
 
-    `config.data.mean` and `std`, where they are set, come first.
+    What is set in `config.data` comes first. Images that all have one size keep it;
+    photographs get the sizes of the weights, or 224 pixels of a shorter side of 256.
     """
     if saved is not None:
         try:
@@ -188,71 +222,40 @@ def choose_transform(
             raise CheckpointError(
                 f"checkpoint {saved.folder} has no transform: {error}"
             ) from None
-    height, _, channels = source.image_shape
+    data = config.data
     belonging = Transform() if given is None else given.transform
-    mean = config.data.mean or belonging.mean
-    std = config.data.std or belonging.std
-    transform = Transform(height, height, mean, std)
-    transforms.check(transform, channels)
+    crop = data.image_size or source.size or belonging.crop or IMAGE_SIZE
+    if source.size:
+        resize = data.resize or crop
+    elif crop == belonging.crop:
+        resize = data.resize or belonging.resize or margin(crop)
+    else:
+        resize = data.resize or margin(crop)
+    for name, value in (("resize", resize), ("train_resize", data.train_resize)):
+        if 0 < value < crop:
+            raise ConfigError(
+                f"config.data.{name} = {value} is below the {crop} pixels that the "
+                "network sees"
+            )
+    mean, std = data.mean or belonging.mean, data.std or belonging.std
+    transform = Transform(resize, crop, mean, std)
+    transforms.check(transform, source.channels)
     return transform
 
 
-class Start(NamedTuple):
-    """Where training begins or goes on.
-
-    Attributes:
-      state: the state at `step`, on the devices.
-      step: steps already done.
-      meta: what is saved beside every state: config, class names, transform, origin.
-      news: one line on how the state came to be.
-    """
-
-    state: TrainState
-    step: int
-    meta: dict[str, Any]
-    news: str
+def margin(crop: int) -> int:
+    """Returns the shorter side of which a crop is taken, as 256 is for 224."""
+    return round(crop * 8 / 7)
 
 
-def begin_or_resume(run: Run) -> Start:
-    """Returns the start of a run: saved beats given beats random.
-
-    Raises CheckpointError for a checkpoint that is damaged or of another config.
-    """
-    meta = {
-        "config": workdirs.as_json(run.config),
-        "class_names": list(run.source.class_names),
-        "transform": transforms.as_json(run.transform),
-    }
-    if run.saved is not None:
-        return resume(run, run.saved, meta)
-    replicated = parallel.replicated(run.mesh)
-    state = jax.jit(run.create_state, out_shardings=replicated)()
-    news = f"images: {run.transform.describe()}"
-    if run.given is None:
-        meta["started_from"] = "scratch"
-        return Start(state, 0, meta, f"from scratch; {news}")
-    variables, line = transplant.transplant(
-        run.given, state.variables, run.keeps_head()
-    )
-    state = state.replace(**jax.device_put(variables, replicated))
-    if run.transform[2:] != run.given.transform[2:]:
-        news += f"; the weights were trained with {run.given.transform.describe()}"
-    meta["started_from"] = run.given.origin
-    return Start(state, 0, meta, f"{line}; {news}")
-
-
-def resume(run: Run, saved: Saved, meta: dict[str, Any]) -> Start:
-    """Returns the start at what is saved."""
-    folder = saved.folder
-    differences = workdirs.compare(saved.meta["config"], meta["config"])
-    if differences:
-        raise CheckpointError(
-            f"checkpoint {folder} is of another run: {', '.join(differences)}"
-        )
-    replicated = parallel.replicated(run.mesh)
-    state = checkpoint.restore(folder, run.abstract_state(), replicated)
-    news = f"resumed at step {folder.name}, started from {saved.meta['started_from']}"
-    return Start(state, int(folder.name), saved.meta, news)
+def plan_images(
+    config: Config, source: Source, transform: Transform, mesh: Mesh
+) -> Plan:
+    """Returns how the images of a run are kept."""
+    resizes = dict.fromkeys(source.splits, transform.resize)
+    resizes["train"] = config.data.train_resize or transform.resize
+    device_bytes = parallel.memory_of(mesh)
+    return examples.plan(source, config.data, resizes, device_bytes, terminal.track)
 
 
 class Programs(NamedTuple):
@@ -268,34 +271,39 @@ def compile_steps(run: Run, state: TrainState) -> Programs:
 
     Raises ConfigError where the model cannot be trained on such a batch.
     """
-    config, model = run.config, run.model
-    batch = run.abstract_batch()
-    eval_batch = batch | {"mask": jax.ShapeDtypeStruct((run.batch_size,), jnp.float32)}
-    compile_step = functools.partial(
-        parallel.compile_step, mesh=run.mesh, mode=config.compile
-    )
+    config = run.config
+    num_classes = len(run.source.class_names)
+    labels = run.source.splits["train"].labels
     train_step = functools.partial(
         run.task.train_step,
-        model=model,
+        model=run.model,
         tx=run.tx,
         schedule=run.schedule,
         transform=run.transform,
         config=config,
+        class_weights=run.task.find_class_weights(config, labels, num_classes),
+    )
+    eval_step = functools.partial(
+        run.task.eval_step, model=run.model, transform=run.transform, config=config
+    )
+    compile_step = functools.partial(
+        parallel.compile_step, mesh=run.mesh, mode=config.compile
     )
     try:
-        train_step, train_seconds = compile_step(
-            train_step, state, batch, donate_state=True
+        train_program, train_seconds = compile_step(
+            lambda state, batch, stored: train_step(state, views.gather(batch, stored)),
+            state,
+            run.abstract_batch("train"),
+            run.abstract_stored(),
+            donate_state=True,
         )
     except ValueError as error:
         if "BatchNorm" not in str(error):
             raise
-        size = run.source.image_shape[0]
         raise ConfigError(
-            f"batch {run.batch_size} of images of {size} px: {error}"
+            f"batch {run.batch_size} of images of {run.image_shape[0]} px: {error}"
         ) from error
-    eval_step, eval_seconds = compile_step(
-        functools.partial(run.task.eval_step, model=model, transform=run.transform),
-        state,
-        eval_batch,
+    eval_program, eval_seconds = compile_step(
+        eval_step, state, run.abstract_batch("val")
     )
-    return Programs(train_step, eval_step, train_seconds + eval_seconds)
+    return Programs(train_program, eval_program, train_seconds + eval_seconds)

@@ -3,10 +3,12 @@
 import os
 import sys
 import time
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -82,6 +84,19 @@ class Terminal:
     def close(self) -> None:
         """Takes the progress bar away."""
         self.progress.stop()
+
+
+def track(elements: Iterable[Any], total: int, text: str) -> Iterable[Any]:
+    """Yields the elements under a progress bar, which is gone at the end."""
+    console = Console()
+    yield from rich.progress.track(
+        elements,
+        text,
+        total,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def print_result(result: dict[str, Any], workdir: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import platform
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,17 @@ import tljax
 from tljax import parallel, workdirs
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, validate
-from tljax.data import loader
+from tljax.data import examples, loader
+from tljax.data.examples import Examples
+from tljax.data.order import Course, Order
+from tljax.data.skipped import Skipped
 from tljax.errors import NonFiniteError
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
-from tljax.run import (
-    Programs,
-    Run,
-    Start,
-    begin_or_resume,
-    compile_steps,
-    load_given,
-    prepare,
-)
+from tljax.run import Programs, Run, compile_steps, load_given, prepare
 from tljax.signals import stop_request
+from tljax.start import Start, begin_or_resume
 from tljax.state import TrainState
-from tljax.terminal import Terminal
+from tljax.terminal import Terminal, track
 
 
 def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
@@ -71,26 +68,29 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     config = run.config
     terminal = Terminal(workdir.name, config.num_steps, run.batch_size)
     terminal.say(run.describe())
-    start = begin_or_resume(run)
+    for note in run.source.notes:
+        terminal.say(note)
+    terminal.say(run.plan.news)
+    start = begin_or_resume(run, workdir)
     terminal.say(start.news)
+    splits = open_splits(run, terminal)
+    skipped = splits["train"].skipped
     programs = compile_steps(run, start.state)
     terminal.say(f"both steps compiled in {programs.seconds:.1f} s")
     speed = Speed(run.batch_size)
     with (
         closing(Writer(workdir, terminal, start.step)) as writer,
         Checkpoints(workdir / "checkpoints", config) as checkpoints,
+        closing(train_batches(run, splits["train"], start.step)) as batches,
         stop_request() as stop,
     ):
         state = start.state
+        stored = stored_images(run, splits["train"])
         recorder = Recorder(writer, speed, config.log_every)
-        batches = loader.train_batches(
-            run.source.splits["train"], config.seed, run.batch_size, start.step
-        )
         terminal.start(start.step)
         speed.start(start.step)
         for step in range(start.step + 1, config.num_steps + 1):
-            batch = parallel.shard_batch(next(batches), run.mesh)
-            state, metrics = programs.train_step(state, batch)
+            state, metrics = programs.train_step(state, next(batches), stored)
             recorder.push(step, metrics)
             checkpoints.poll()
 
@@ -102,7 +102,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
             recorder.flush()  # Up to this step, everything is finite now.
             val = {}
             if eval_due:
-                val = scalars(evaluate(run, programs, state, "val"))
+                val = scalars(evaluate(run, programs, state, splits["val"]))
                 writer.write(step, "val", val)
             if save_due or stop or checkpoints.is_best(val):
                 checkpoints.save(step, state, start.meta, val)
@@ -114,30 +114,65 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         checkpoints.wait()
         stop.check(config.num_steps)
         # The test split is seen once, when nothing can be chosen by it any more.
-        test = evaluate(run, programs, state, "test")
-        writer.write(config.num_steps, "test", scalars(test))
+        split = run.source.result_split()
+        result = evaluate(run, programs, state, splits[split])
+        writer.write(config.num_steps, split, scalars(result))
         stop.check(config.num_steps)
         best_step = checkpoints.best_step()
 
     return describe_result(run, start) | {
-        **test,
+        **result,
+        "skipped": skipped.reasons,
         "images_per_second": speed.mean(),
         "compile_seconds": programs.seconds,
         "best_step": best_step,
     }
 
 
+def open_splits(run: Run, terminal: Terminal) -> dict[str, Examples]:
+    """Returns every split ready to be loaded; decodes what is to be decoded once."""
+    total = sum(len(split.labels) for split in run.source.splits.values())
+    skipped = Skipped(total, run.config.data.max_bad_fraction, terminal.say)
+    return {
+        name: examples.open_split(
+            run.source, name, run.plan, run.config.data, skipped, track
+        )
+        for name in run.source.splits
+    }
+
+
+def train_batches(
+    run: Run, split: Examples, first_step: int
+) -> Iterator[dict[str, jax.Array]]:
+    """Yields the training batches from a step on, on the devices, one ahead."""
+    data = run.config.data
+    order = Order(run.config.seed, split.split.labels, data.balanced)
+    course = Course(order, run.batch_size, jax.process_index(), jax.process_count())
+    on_device = run.plan.cache == "device"
+    readers = examples.readers_of(data, split.drawings.canvas.bytes)
+    batches = loader.train_batches(split, course, first_step, readers, on_device)
+    return parallel.shard_batches(batches, run.mesh)
+
+
+def stored_images(run: Run, split: Examples) -> dict[str, jax.Array]:
+    """Returns the training images on the devices, where that is the plan."""
+    if run.plan.cache != "device":
+        return {}
+    return jax.device_put(loader.on_device(split), parallel.replicated(run.mesh))
+
+
 def evaluate(
-    run: Run, programs: Programs, state: TrainState, split: str
+    run: Run, programs: Programs, state: TrainState, split: Examples
 ) -> dict[str, Any]:
     """Returns the metrics of a split, exact for any batch size and device count.
 
     Raises NonFiniteError where the loss is not finite.
     """
-    batches = loader.eval_batches(run.source.splits[split], run.batch_size)
+    readers = examples.readers_of(run.config.data, split.drawings.canvas.bytes)
+    batches = loader.eval_batches(split, run.batch_size, readers)
     outputs = (
-        programs.eval_step(state, parallel.shard_batch(batch, run.mesh))
-        for batch in batches
+        programs.eval_step(state, batch)
+        for batch in parallel.shard_batches(batches, run.mesh)
     )
     sums = None
     for output in read_late(outputs):
@@ -146,7 +181,7 @@ def evaluate(
     summary = run.task.summarize(sums)
     if not math.isfinite(summary["loss"]):
         raise NonFiniteError(
-            f"step {int(state.step)}: loss {summary['loss']} on {split} is not finite"
+            f"step {int(state.step)}: validation loss {summary['loss']} is not finite"
         )
     return summary
 
@@ -161,11 +196,12 @@ def describe_result(run: Run, start: Start) -> dict[str, Any]:
     device = run.mesh.devices.flat[0]
     return {
         "step": run.config.num_steps,
-        "split": "test",
+        "split": run.source.result_split(),
         "num_classes": len(run.source.class_names),
         "class_names": list(run.source.class_names),
         "started_from": start.meta["started_from"],
         "transform": start.meta["transform"],
+        "data": {"fingerprint": start.meta["fingerprint"], "cache": run.plan.cache},
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,

@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from tljax import config as config_lib
 from tljax import settings
+from tljax.data.operations import Operation
 from tljax.errors import ConfigError
 
 
@@ -69,7 +70,18 @@ def keep_config(workdir: Path, config: config_lib.Config) -> None:
 
 def as_json(config: config_lib.Config) -> dict[str, Any]:
     """Returns a config as JSON reads it back: lists for tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(config, default=as_dict))
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """Returns a section of a config, or an operation with its name, as a dict."""
+    values = {
+        field.name: getattr(settings, field.name)
+        for field in dataclasses.fields(settings)
+    }
+    if isinstance(settings, Operation):
+        return {"operation": type(settings).__name__, **values}
+    return values
 
 
 def compare(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
@@ -108,6 +120,21 @@ def with_defaults(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str,
 def flatten(config: dict[str, Any]) -> dict[str, Any]:
     """Returns {"optim.name": value, ...} of a config as JSON."""
     return traverse_util.flatten_dict(config, sep=".")
+
+
+def write_entries(workdir: Path, entries: tuple[str, ...]) -> None:
+    """Writes what the images of a run are, a line an example."""
+    lines = (json.dumps(entry) + "\n" for entry in entries)
+    (workdir / "data.jsonl").write_text("".join(lines))
+
+
+def read_entries(workdir: Path) -> list[str]:
+    """Returns what the images of a run were, [] where nothing tells."""
+    try:
+        lines = (workdir / "data.jsonl").read_text().splitlines()
+        return [str(json.loads(line)) for line in lines]
+    except (OSError, ValueError):
+        return []
 
 
 def read_json(path: Path) -> Any:

@@ -1,32 +1,17 @@
-"""Where images come from: name -> training, validation and test examples in memory."""
+"""Where images come from: `config.data.source` -> a Source."""
 
-from typing import NamedTuple
+import hashlib
+from collections.abc import Iterable
 
 import numpy as np
-from PIL import Image
 from sklearn import datasets
-from sklearn.model_selection import train_test_split
 
-from tljax.errors import ConfigError, DataError, unknown
+from tljax.data import folder, records, splits
+from tljax.data.splits import Source, Split
+from tljax.errors import ConfigError, DataError, quote, unknown
 
-
-class Split(NamedTuple):
-    """Examples: images uint8 [n, height, width, channels] and labels int32 [n]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-class Source(NamedTuple):
-    """A data set: the name of each label, and its splits "train", "val", "test"."""
-
-    class_names: tuple[str, ...]
-    splits: dict[str, Split]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels), the same in every split."""
-        return self.splits["train"].images.shape[1:]
+# At most so many changed examples are named in an error.
+NAMED = 3
 
 
 def load(config) -> Source:
@@ -36,36 +21,36 @@ def load(config) -> Source:
     choice of classes or labels moves an image from one split to another. Raises
     ConfigError for classes it does not have, DataError where it has too few images.
     """
-    class_names, examples = SOURCES[config.source](config)
-    splits = split_by_class(examples, config)
+    kind, _, place = config.source.partition(":")
+    source = SOURCES[kind](place, config)
+    class_names = source.class_names
+    divided = splits.complete(source.splits, class_names, config)
     if config.classes:
-        check_classes(config.classes, class_names)
-        labels = [class_names.index(name) for name in config.classes]
-        splits = {name: keep_labels(split, labels) for name, split in splits.items()}
+        divided = splits.choose_classes(divided, class_names, config.classes)
         class_names = tuple(config.classes)
+    train = divided["train"]
     if config.labels_per_class:
-        splits["train"] = keep_per_class(
-            splits["train"], config.labels_per_class, class_names, config.seed
+        train = splits.keep_per_class(
+            train, config.labels_per_class, class_names, config.seed
         )
-    return Source(class_names, splits)
+    if config.train_fraction < 1:
+        train = splits.keep_fraction(train, config.train_fraction, class_names, config)
+    divided["train"] = train
+    empty = [name for name, split in divided.items() if not len(split.labels)]
+    if empty:
+        raise DataError(f"{config.source!r} has no images for {' and '.join(empty)}")
+    return source._replace(class_names=class_names, splits=divided)
 
 
-def load_digits(config) -> tuple[tuple[str, ...], Split]:
-    """Returns scikit-learn's 1,797 handwritten digits, 8x8 grey, resized if asked."""
+def load_digits(place: str, config) -> Source:
+    """Returns scikit-learn's 1,797 handwritten digits, 8x8, grey."""
     digits = datasets.load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    if config.image_size not in (0, 8):
-        images = np.stack([resize(image, config.image_size) for image in images])
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
-    return tuple(str(digit) for digit in range(10)), Split(images[..., None], labels)
+    return in_memory(tuple(str(digit) for digit in range(10)), images, labels)
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Returns a grey uint8 image [h, w] as [size, size], bilinear and antialiased."""
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.BILINEAR))
-
-
-def load_synthetic(config) -> tuple[tuple[str, ...], Split]:
+def load_synthetic(place: str, config) -> Source:
     """Returns seeded images: a coarse pattern for each class under noise.
 
     They can be learned, and have any size, channels, classes and number.
@@ -78,68 +63,59 @@ def load_synthetic(config) -> tuple[tuple[str, ...], Split]:
     patterns = coarse[:, cells][:, :, cells].astype(np.uint8)
     images = rng.integers(0, 64, (len(labels), size, size, config.channels), np.uint8)
     images += patterns[labels]
-    return tuple(f"class{label}" for label in range(config.num_classes)), Split(
-        images, labels
+    class_names = tuple(f"class{label}" for label in range(config.num_classes))
+    return in_memory(class_names, images, labels)
+
+
+def in_memory(class_names: tuple[str, ...], images, labels) -> Source:
+    """Returns what is found where all images [n, size, size, c] are there at once."""
+    names = np.arange(len(labels)).astype(str)
+    entry = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    train = Split(images, labels, names)
+    _, size, _, channels = images.shape
+    return Source(class_names, {"train": train}, size, channels, (entry,))
+
+
+# Both change together: who loads a kind of source, and how it is written.
+SOURCES = {
+    "digits": load_digits,
+    "synthetic": load_synthetic,
+    "folder": folder.load,
+    "tfds": records.load_tfds,
+}
+FORMS = ("digits", "synthetic", "folder:PATH", "tfds:NAME")
+
+
+def check(source: str, name: str) -> None:
+    """Raises ConfigError where `source`, the value of the field `name`, is none."""
+    kind, _, place = source.partition(":")
+    forms = {form.partition(":")[0]: form for form in FORMS}
+    if kind not in forms:
+        raise ConfigError(unknown(name, source, FORMS))
+    if bool(place) != (":" in forms[kind]):
+        raise ConfigError(f"{name} = {source!r} must be written {forms[kind]}")
+
+
+def compare(saved: Iterable[str], found: Iterable[str]) -> str:
+    """Returns what has changed between the entries of a data set, in one line.
+
+    An entry is "FINGERPRINT NAME", or a fingerprint of all there is.
+    """
+    before, now = (
+        dict(reversed(entry.partition(" ")[::2]) for entry in entries)
+        for entries in (saved, found)
     )
-
-
-SOURCES = {"digits": load_digits, "synthetic": load_synthetic}
-
-
-def check_classes(chosen: tuple[str, ...], class_names: tuple[str, ...]) -> None:
-    """Raises ConfigError for a class that is not there or is chosen twice."""
-    for name in chosen:
-        if name not in class_names:
-            raise ConfigError(unknown("config.data.classes", name, class_names))
-        if chosen.count(name) > 1:
-            raise ConfigError(f"config.data.classes names {name!r} more than once")
-
-
-def keep_labels(split: Split, labels: list[int]) -> Split:
-    """Returns the examples with one of `labels`, relabelled by its place there."""
-    places = np.full(max(split.labels.max(), *labels) + 1, -1, np.int32)
-    places[labels] = np.arange(len(labels))
-    kept = take(split, np.flatnonzero(places[split.labels] >= 0))
-    return Split(kept.images, places[kept.labels])
-
-
-def split_by_class(examples: Split, config) -> dict[str, Split]:
-    """Returns train, val and test with the same share of every class in each."""
-    indices = np.arange(len(examples.labels))
-    splits = {}
-    fractions = {"test": config.test_fraction, "val": config.val_fraction}
-    for name, fraction in fractions.items():
-        try:
-            indices, taken = train_test_split(
-                indices,
-                test_size=round(fraction * len(examples.labels)),
-                stratify=examples.labels[indices],
-                random_state=config.seed,
-            )
-        except ValueError as error:
-            raise DataError(f"cannot split {config.source!r}: {error}") from None
-        splits[name] = taken
-    splits["train"] = indices
-    return {
-        name: take(examples, np.sort(splits[name])) for name in ("train", "val", "test")
+    changes = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "changed": [n for n in now if n in before and now[n] != before[n]],
     }
-
-
-def keep_per_class(split: Split, count: int, class_names, seed: int) -> Split:
-    """Returns `count` examples of every class, chosen by seed."""
-    rng = np.random.default_rng(seed)
-    chosen = []
-    for label, name in enumerate(class_names):
-        indices = np.flatnonzero(split.labels == label)
-        if len(indices) < count:
-            raise DataError(
-                f"config.data.labels_per_class = {count}, but class {name!r} has only "
-                f"{len(indices)} training images"
+    parts = []
+    for word, names in changes.items():
+        if names:
+            shown = ", ".join(quote(name) for name in names[:NAMED] if name)
+            more = ", ..." if len(names) > NAMED else ""
+            parts.append(
+                f"{len(names)} {word}" + (f" ({shown}{more})" if shown else "")
             )
-        chosen.append(rng.choice(indices, count, replace=False))
-    return take(split, np.sort(np.concatenate(chosen)))
-
-
-def take(split: Split, indices: np.ndarray) -> Split:
-    """Returns the examples at `indices`."""
-    return Split(split.images[indices], split.labels[indices])
+    return "; ".join(parts) or "the names of the classes"

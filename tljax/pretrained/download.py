@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from tljax.errors import ConfigError, DataError
+from tljax.home import home
 from tljax.pretrained import catalog, files
 from tljax.pretrained.catalog import Entry
 
@@ -56,9 +57,8 @@ def fetch(entry: Entry, waits: Sequence[float] = BACKOFF_SECONDS) -> Path:
 
 
 def our_cache() -> Path:
-    """Returns $TLJAX_HOME/weights, by default in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TLJAX_HOME") or Path(base) / "tljax") / "weights"
+    """Returns where downloaded weights are kept."""
+    return home() / "weights"
 
 
 def torch_cache() -> Path:

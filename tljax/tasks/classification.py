@@ -1,6 +1,7 @@
 """Classification: cross-entropy on labels, sums that are exact for any batch."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,8 +11,10 @@ import optax
 from flax import linen as nn
 
 from tljax import models
-from tljax.data import augment
+from tljax.data import augment, views
+from tljax.data.operations import Operation, RandomResizedCrop
 from tljax.data.transforms import Transform
+from tljax.errors import ConfigError
 from tljax.state import TrainState
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -57,13 +60,17 @@ def train_step(
     schedule: optax.Schedule,
     transform: Transform,
     config,
+    class_weights: np.ndarray | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns the state one step on, and scalars of the step in the loss's dtype.
 
-    `batch` is {"image": uint8 [b, h, w, c], "label": int32 [b]}. The metric `finite` is
-    1 where loss, gradients, parameters and statistics all are numbers.
+    `batch` is {"image": uint8 [b, h, w, c], "label": int32 [b]}, with an "extent" where
+    photographs differ in shape. The metric `finite` is 1 where loss, gradients,
+    parameters and statistics all are numbers.
     """
-    images = augment.normalize(batch["image"], transform.mean, transform.std)
+    key = jax.random.fold_in(state.key, state.step)
+    num_classes = model.num_classes
+    images, targets = see(key, batch, num_classes, transform, config.data.augment)
 
     def loss_fn(params):
         logits, updated = model.apply(
@@ -72,8 +79,12 @@ def train_step(
             train=True,
             mutable=["batch_stats"],
         )
-        losses = cross_entropy(logits, batch["label"], config.loss.label_smoothing)
-        return jnp.mean(losses), (logits, updated["batch_stats"])
+        smooth = optax.smooth_labels(
+            targets.astype(logits.dtype), config.loss.label_smoothing
+        )
+        losses = weighted_cross_entropy(logits, smooth, class_weights)
+        loss = jnp.sum(losses) / total_weight(targets, class_weights)
+        return loss, (logits, updated["batch_stats"])
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (logits, batch_stats)), grads = value_and_grad(state.params)
@@ -84,7 +95,7 @@ def train_step(
     state_norm = optax.tree.norm((params, batch_stats))
     metrics = {
         "loss": loss,
-        "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == batch["label"]),
+        "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(targets, -1)),
         "learning_rate": schedule(state.step // config.optim.accumulate_steps),
         "grad_norm": grad_norm,
         "finite": jnp.isfinite(loss + grad_norm + state_norm),
@@ -99,39 +110,113 @@ def train_step(
     return state, metrics
 
 
+def see(
+    key: jax.Array,
+    batch: dict[str, jax.Array],
+    num_classes: int,
+    transform: Transform,
+    operations: tuple[Operation, ...],
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what the network sees in training, and what it is to say.
+
+    Images [b, crop, crop, c] augmented and normalised, and targets [b, num_classes].
+    """
+    view_key, key = jax.random.split(key)
+    if operations and isinstance(operations[0], RandomResizedCrop):
+        size = transform.crop
+        images = views.random_resized(view_key, batch, operations[0], size)
+    else:
+        images = views.center(batch, transform.crop)
+    targets = jax.nn.one_hot(batch["label"], num_classes)
+    if operations:
+        fill = tuple(255 * level for level in transform.mean)
+        images, targets = augment.apply(key, images, targets, operations, fill)
+    return augment.normalize(images, transform.mean, transform.std), targets
+
+
 def eval_step(
     state: TrainState,
     batch: dict[str, jax.Array],
     *,
     model: nn.Module,
     transform: Transform,
+    config,
 ) -> dict[str, jax.Array]:
     """Returns sums over the examples whose mask is 1.
 
     `batch` has a "mask" float32 [b] beside image and label. The sums are "loss" and
     "confusion" [num_classes, num_classes]: row the label, column the prediction.
     """
-    images = augment.normalize(batch["image"], transform.mean, transform.std)
-    logits = model.apply(state.variables, images, train=False)
-    losses = cross_entropy(logits, batch["label"])
-    num_classes = logits.shape[-1]
+    log_probabilities = predict(state.variables, batch, model, transform, config)
+    num_classes = log_probabilities.shape[-1]
+    targets = jax.nn.one_hot(batch["label"], num_classes, dtype=log_probabilities.dtype)
+    losses = -jnp.sum(targets * log_probabilities, axis=-1)
     labels = jax.nn.one_hot(batch["label"], num_classes) * batch["mask"][:, None]
-    predictions = jax.nn.one_hot(jnp.argmax(logits, axis=-1), num_classes)
+    predictions = jax.nn.one_hot(jnp.argmax(log_probabilities, axis=-1), num_classes)
     # A float32 product would be rounded on TPUs, and with TF32 on GPUs, by default.
     confusion = jnp.matmul(labels.T, predictions, precision=jax.lax.Precision.HIGHEST)
     return {"loss": jnp.sum(losses * batch["mask"]), "confusion": confusion}
 
 
-def cross_entropy(
-    logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
+def predict(
+    variables: Any, batch: dict[str, jax.Array], model: nn.Module, transform, config
 ) -> jax.Array:
-    """Returns the cross-entropy [b] of logits [b, classes] with smoothed labels.
+    """Returns log-probabilities [b, num_classes].
 
-    As torch's `label_smoothing`: the target keeps 1 - s and every class gets s / n.
+    Where an image is looked at in several views, it is of the mean probability.
     """
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    targets = optax.smooth_labels(targets, label_smoothing)
+    seen = views.EVAL_VIEWS[config.data.eval_views](batch, transform.crop)
+    found = []
+    for images in seen:
+        images = augment.normalize(images, transform.mean, transform.std)
+        logits = model.apply(variables, images, train=False)
+        found.append(jax.nn.log_softmax(logits))
+    if len(found) == 1:
+        return found[0]
+    return jax.nn.logsumexp(jnp.stack(found), axis=0) - math.log(len(found))
+
+
+def weighted_cross_entropy(
+    logits: jax.Array, targets: jax.Array, class_weights: np.ndarray | None
+) -> jax.Array:
+    """Returns the cross-entropy [b] of logits [b, classes] with soft targets.
+
+    The term of each class is multiplied by its weight, as torch's `weight` does.
+    """
+    if class_weights is not None:
+        targets = targets * jnp.asarray(class_weights, targets.dtype)[None, :]
     return optax.softmax_cross_entropy(logits, targets)
+
+
+def total_weight(targets: jax.Array, class_weights: np.ndarray | None) -> jax.Array:
+    """Returns what a batch weighs: the sum of the weights of its classes.
+
+    Of the targets before smoothing, as torch divides by it.
+    """
+    if class_weights is None:
+        return jnp.asarray(targets.shape[0], targets.dtype)
+    return jnp.sum(targets @ jnp.asarray(class_weights, targets.dtype))
+
+
+def find_class_weights(config, labels: np.ndarray, num_classes: int):
+    """Returns the weight of each class in the loss [num_classes], None for equal ones.
+
+    Balanced weights are n / (classes that occur * n_class), scikit-learn's; a class
+    without examples has 0. Raises ConfigError for a wrong number of weights.
+    """
+    weights = config.loss.class_weights
+    if weights and len(weights) != num_classes:
+        raise ConfigError(
+            f"config.loss.class_weights has {len(weights)} values; there are "
+            f"{num_classes} classes"
+        )
+    if weights:
+        return np.array(weights)
+    if not config.loss.balanced:
+        return None
+    counts = np.bincount(labels, minlength=num_classes)
+    share = len(labels) / np.sum(counts > 0)
+    return np.where(counts > 0, share / np.maximum(counts, 1), 0)
 
 
 def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:

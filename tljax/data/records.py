@@ -1,0 +1,137 @@
+"""Named sets prepared by TFDS, read without TensorFlow."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tljax.data import remember
+from tljax.data.splits import Source, Split
+from tljax.errors import ConfigError, DataError, quote
+
+VALIDATIONS = ("validation", "val", "valid")
+
+
+class Records(Sequence):
+    """The images of a TFDS data source, encoded as they are stored."""
+
+    def __init__(self, source: Any, key: str):
+        self.source = source
+        self.key = key
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, place: int) -> bytes | np.ndarray:
+        return self.source[place][self.key]
+
+    head = __getitem__
+
+
+def load_tfds(place: str, config) -> Source:
+    """Returns a set of TFDS: NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
+
+    It must have been prepared as ArrayRecord: `python -m tljax.data.prepare NAME`. Its
+    own info tells the image, the label and the names of the classes. Raises
+    ConfigError for a name or a slice that is none, DataError for a set that has not
+    been prepared or is no classification of images.
+    """
+    builder = find_builder(place)
+    if not builder.is_prepared():
+        raise DataError(
+            f"tfds:{place} has not been prepared in {builder.data_dir}; run: "
+            f"python -m tljax.data.prepare {place}"
+        )
+    image_key, label_key = find_keys(place, builder.info)
+    image, label = (builder.info.features[key] for key in (image_key, label_key))
+    splits, entries = {}, []
+    for name, slices in choose_slices(place, builder.info, config).items():
+        source = open_source(builder, slices, image_key)
+        entry = f"{builder.info.full_name} {slices} {len(source)}"
+        labels = remember.array(
+            f"labels {builder.data_dir} {entry} {label_key}",
+            lambda source=source: read_labels(source, label_key),
+        )
+        names = np.array(
+            [f"{slices}/{number}" for number in range(len(labels))], object
+        )
+        splits[name] = Split(Records(source, image_key), labels, names)
+        entries.append(entry)
+    height, width, channels = image.shape
+    size = height if height == width and height else 0
+    return Source(
+        tuple(label.names), splits, size, 1 if channels == 1 else 3, tuple(entries)
+    )
+
+
+def find_builder(place: str) -> Any:
+    """Returns TFDS's builder of a set; raises ConfigError where there is none."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(place)
+    except tfds.core.DatasetNotFoundError:
+        near = difflib.get_close_matches(place.split("/")[0], tfds.list_builders(), n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(f"TFDS has no set {quote(place)}{hint}") from None
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(f"tfds:{quote(place)} cannot be opened: {reason}") from None
+
+
+def find_keys(place: str, info: Any) -> tuple[str, str]:
+    """Returns the keys of image and label; raises DataError where it has none."""
+    import tensorflow_datasets as tfds
+
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    found = [
+        [key for key, feature in info.features.items() if isinstance(feature, kind)]
+        for kind in kinds
+    ]
+    supervised = [key for key in info.supervised_keys or () if isinstance(key, str)]
+    chosen = [[key for key in keys if key in supervised] or keys for keys in found]
+    if any(len(keys) != 1 for keys in chosen):
+        raise DataError(
+            f"tfds:{place} must have one image and one class label; it has the "
+            f"features {', '.join(info.features)}"
+        )
+    return chosen[0][0], chosen[1][0]
+
+
+def choose_slices(place: str, info: Any, config) -> dict[str, str]:
+    """Returns split -> slice as TFDS writes them: those of the config, or the set's."""
+    there = list(info.splits)
+    validation = [name for name in VALIDATIONS if name in there]
+    slices = {
+        "train": config.train_split or "train",
+        "val": config.val_split or "".join(validation[:1]),
+        "test": config.test_split or ("test" if "test" in there else ""),
+    }
+    return {name: written for name, written in slices.items() if written}
+
+
+def open_source(builder: Any, slices: str, image_key: str) -> Any:
+    """Returns TFDS's random-access source of a slice, its images left encoded."""
+    import tensorflow_datasets as tfds
+
+    decoders = {image_key: tfds.decode.SkipDecoding()}
+    try:
+        return builder.as_data_source(split=slices, decoders=decoders)
+    except (ValueError, KeyError, AssertionError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"{builder.info.name} has no split {quote(slices)}: {reason}; it has "
+            f"{', '.join(builder.info.splits)}"
+        ) from None
+    except NotImplementedError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise DataError(
+            f"{builder.info.full_name} was prepared in another format than ArrayRecord"
+            f" ({reason}); run: python -m tljax.data.prepare {builder.info.full_name}"
+        ) from None
+
+
+def read_labels(source: Any, key: str) -> np.ndarray:
+    """Returns all labels, int32; reads every record once."""
+    return np.array([int(record[key]) for record in source], np.int32)

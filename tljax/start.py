@@ -1,0 +1,87 @@
+"""Where training begins: at what is saved, at given weights, or at random ones."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from tljax import checkpoint, parallel, workdirs
+from tljax.data import sources, transforms
+from tljax.errors import CheckpointError, DataError
+from tljax.pretrained import transplant
+from tljax.run import Run, Saved
+from tljax.state import TrainState
+
+
+class Start(NamedTuple):
+    """Where training begins or goes on.
+
+    Attributes:
+      state: the state at `step`, on the devices.
+      step: steps already done.
+      meta: what is saved beside every state: config, class names, transform, origin.
+      news: one line on how the state came to be.
+    """
+
+    state: TrainState
+    step: int
+    meta: dict[str, Any]
+    news: str
+
+
+def begin_or_resume(run: Run, workdir: Path) -> Start:
+    """Returns the start of a run: saved beats given beats random.
+
+    What the images are is kept in the workdir. Raises CheckpointError for a checkpoint
+    that is damaged or of another config, DataError where the images have changed.
+    """
+    meta = {
+        "config": workdirs.as_json(run.config),
+        "class_names": list(run.source.class_names),
+        "transform": transforms.as_json(run.transform),
+        "fingerprint": run.source.fingerprint(),
+    }
+    if run.saved is not None:
+        check_images(run, run.saved, workdir)
+        return resume(run, run.saved, meta)
+    workdirs.write_entries(workdir, run.source.entries)
+    replicated = parallel.replicated(run.mesh)
+    state = jax.jit(run.create_state, out_shardings=replicated)()
+    news = f"images: {run.transform.describe()}"
+    if run.given is None:
+        meta["started_from"] = "scratch"
+        return Start(state, 0, meta, f"from scratch; {news}")
+    variables, line = transplant.transplant(
+        run.given, state.variables, run.keeps_head()
+    )
+    state = state.replace(**jax.device_put(variables, replicated))
+    if run.transform[2:] != run.given.transform[2:]:
+        news += f"; the weights were trained with {run.given.transform.describe()}"
+    meta["started_from"] = run.given.origin
+    return Start(state, 0, meta, f"{line}; {news}")
+
+
+def check_images(run: Run, saved: Saved, workdir: Path) -> None:
+    """Raises DataError where images are not those that a run began with."""
+    now = run.source.fingerprint()
+    if saved.meta.get("fingerprint", now) == now:
+        return
+    changes = sources.compare(workdirs.read_entries(workdir), run.source.entries)
+    raise DataError(
+        f"{run.config.data.source!r} has changed since step {saved.folder.name} was "
+        f"saved: {changes}; take another --workdir, or put it back"
+    )
+
+
+def resume(run: Run, saved: Saved, meta: dict[str, Any]) -> Start:
+    """Returns the start at what is saved."""
+    folder = saved.folder
+    differences = workdirs.compare(saved.meta["config"], meta["config"])
+    if differences:
+        raise CheckpointError(
+            f"checkpoint {folder} is of another run: {', '.join(differences)}"
+        )
+    replicated = parallel.replicated(run.mesh)
+    state = checkpoint.restore(folder, run.abstract_state(), replicated)
+    news = f"resumed at step {folder.name}, started from {saved.meta['started_from']}"
+    return Start(state, int(folder.name), saved.meta, news)
