@@ -107,7 +107,10 @@ def key_of(split: Split, text: str) -> str:
 def open_cache(folder: Path, count: int, canvas: Canvas) -> Decoded | None:
     """Returns what a folder holds, None where it is not there whole."""
     try:
-        with np.load(folder / "index.npz", allow_pickle=False) as index:
+        with (
+            (folder / "index.npz").open("rb") as file,
+            np.load(file, allow_pickle=False) as index,
+        ):
             extents, errors, checksums = (index[name] for name in INDEX)
         if not len(extents) == len(errors) == len(checksums) == count:
             return None

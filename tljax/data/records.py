@@ -38,11 +38,6 @@ def load_tfds(place: str, config) -> Source:
     been prepared or is no classification of images.
     """
     builder = find_builder(place)
-    if not builder.is_prepared():
-        raise DataError(
-            f"tfds:{place} has not been prepared in {builder.data_dir}; run: "
-            f"python -m tljax.data.prepare {place}"
-        )
     image_key, label_key = find_keys(place, builder.info)
     image, label = (builder.info.features[key] for key in (image_key, label_key))
     splits, entries = {}, []
@@ -65,14 +60,15 @@ def load_tfds(place: str, config) -> Source:
     )
 
 
-def find_builder(place: str) -> Any:
+def find_builder(place: str, **options: Any) -> Any:
     """Returns TFDS's builder of a set; raises ConfigError where there is none."""
     import tensorflow_datasets as tfds
 
     try:
-        return tfds.builder(place)
+        return tfds.builder(place, **options)
     except tfds.core.DatasetNotFoundError:
-        near = difflib.get_close_matches(place.split("/")[0], tfds.list_builders(), n=1)
+        known = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(place.split("/")[0], known, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ConfigError(f"TFDS has no set {quote(place)}{hint}") from None
     except Exception as error:
@@ -118,17 +114,16 @@ def open_source(builder: Any, slices: str, image_key: str) -> Any:
     decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
         return builder.as_data_source(split=slices, decoders=decoders)
-    except (ValueError, KeyError, AssertionError) as error:
+    except (AssertionError, NotImplementedError):
+        raise DataError(
+            f"tfds:{builder.info.name} has not been prepared as ArrayRecord in "
+            f"{builder.data_dir}; run: python -m tljax.data.prepare {builder.info.name}"
+        ) from None
+    except (ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(
             f"{builder.info.name} has no split {quote(slices)}: {reason}; it has "
             f"{', '.join(builder.info.splits)}"
-        ) from None
-    except NotImplementedError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(
-            f"{builder.info.full_name} was prepared in another format than ArrayRecord"
-            f" ({reason}); run: python -m tljax.data.prepare {builder.info.full_name}"
         ) from None
 
 

@@ -15,8 +15,8 @@ def array(key: str, find: Callable[[], np.ndarray]) -> np.ndarray:
     digest = hashlib.sha256(key.encode()).hexdigest()[:32]
     path = home() / "arrays" / f"{digest}.npz"
     try:
-        with np.load(path, allow_pickle=False) as saved:  # Its CRC is checked.
-            return saved["array"]
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            return saved["array"]  # NumPy checks its CRC.
     except Exception:  # Whatever a damaged file does: it is made again.
         found = find()
     part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")
