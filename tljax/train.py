@@ -116,7 +116,8 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         # The test split is seen once, when nothing can be chosen by it any more.
         split = run.source.result_split()
         result = evaluate(run, programs, state, splits[split])
-        writer.write(config.num_steps, split, scalars(result))
+        if split == "test":
+            writer.write(config.num_steps, split, scalars(result))
         stop.check(config.num_steps)
         best_step = checkpoints.best_step()
 
