@@ -21,6 +21,8 @@ from pathlib import Path
 
 from absl import app, flags
 
+from benchmarks.torch_side import import_torchvision
+
 MODEL = flags.DEFINE_string("model", "resnet152", "architecture")
 REPEATS = flags.DEFINE_integer("repeats", 7, "processes of each side")
 SIDE = flags.DEFINE_string("side", "", "what a child process measures")
@@ -48,16 +50,7 @@ def load_theirs(path: str, model: str) -> float:
 
 def torch_model(name: str):
     """Returns torchvision's module."""
-    import torch
-
-    # A CPU build of torch lacks two operators that torchvision's import asks for.
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(operator + signature)
-    import torchvision
-
+    torchvision = import_torchvision()
     return torchvision.models.get_model(name, weights=None)
 
 

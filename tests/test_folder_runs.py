@@ -158,9 +158,7 @@ def test_images_that_have_changed_are_refused_on_resume(finished, folder, tmp_pa
 def test_another_augmentation_is_another_run(finished, folder, tmp_path):
     interrupt(finished, tmp_path / "run")
     other = config_of(folder, augment=(HorizontalFlip(),))
-    with pytest.raises(
-        ConfigError, match=r"data.augment is \[.*not \[.*p': 0.5"
-    ):
+    with pytest.raises(ConfigError, match=r"data.augment is \[.*not \[.*p': 0.5"):
         train.train_and_evaluate(other, tmp_path / "run")
 
 
@@ -209,7 +207,7 @@ def test_the_classic_recipe_runs_from_the_command(tmp_path):
     )
     assert process.returncode == 0, process.stderr
     result = json.loads((tmp_path / "run/result.json").read_text())
-    assert result["step"] == 5 and result["num_classes"] == 3
+    assert result["step"] == 6 and result["num_classes"] == 3
     assert "new: fc/bias, fc/kernel" in process.stdout
     missing = subprocess.run(
         [sys.executable, "-m", "tljax.main", *flags[:1], "--workdir=/tmp/x"],
@@ -221,3 +219,51 @@ def test_the_classic_recipe_runs_from_the_command(tmp_path):
     )
     assert missing.returncode == 3
     assert missing.stderr.startswith("tljax: folder ") and "exist" in missing.stderr
+
+
+HANGING = """
+import sys, time
+from tljax import entry, main
+from tljax.data.folder import Files
+read = Files.__getitem__
+def hang(self, place):
+    if place == 5:
+        time.sleep(600)
+    return read(self, place)
+Files.__getitem__ = hang
+if __name__ == "__main__":
+    sys.exit(entry.run_command(main.run, sys.argv))
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_read_to_its_end_ends_the_run(tmp_path):
+    """As on a disk that hangs: one line, the threads' stacks above it, exit code 3."""
+    root = pictures.write_digits(tmp_path / "digits", {"": 12})
+    (tmp_path / "hanging.py").write_text(HANGING)
+    (tmp_path / "config.py").write_text(
+        "from tljax.config import *\n"
+        "def get_config():\n"
+        "    return Config(num_steps=2, num_devices=1, model=Model(width=2),"
+        " data=Data(batch_size=8))\n"
+    )
+    process = subprocess.run(
+        [
+            sys.executable,
+            str(tmp_path / "hanging.py"),
+            f"--config={tmp_path}/config.py",
+            f"--workdir={tmp_path}/run",
+            f"--config.data.source=folder:{root}",
+            "--config.data.timeout=2",
+        ],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert process.returncode == 3
+    lines = process.stderr.splitlines()
+    assert lines[-1].startswith("tljax: no image could be read for 2 s")
+    assert any("in hang" in line for line in lines)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pictures
 import pytest
 
 from tljax import checkpoint
@@ -18,7 +19,7 @@ from tljax import checkpoint
 pytestmark = pytest.mark.slow
 
 CONFIG = """
-from tljax.config import Config, Data, Model, Optim
+from tljax.config import Config, Data, Mixup, Model, Optim, RandomResizedCrop
 
 def part(num_steps, **settings):
     return Config(
@@ -33,17 +34,29 @@ def part(num_steps, **settings):
     )
 
 def get_config():
-    data = Data(batch_size=8, classes=("3", "8"), labels_per_class=20)
-    pretrain = part(60, data=Data(batch_size=16, classes=("0", "1", "2")))
+    data = Data(
+        source="folder:FOLDER",
+        cache="none",
+        image_size=8,
+        batch_size=8,
+        labels_per_class=20,
+        augment=(RandomResizedCrop(), Mixup()),
+    )
+    first = Data(batch_size=16, classes=("0", "1", "2"))
+    pretrain = part(60, data=first)
     return part(300, data=data, pretrain=pretrain, baseline=True)
 """
 
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
-    """Returns the command of a run, but for its workdir."""
+    """Returns the command of a run, but for its workdir.
+
+    Its images are read from files again and again, and augmented.
+    """
     path = tmp_path_factory.mktemp("config") / "config.py"
-    path.write_text(CONFIG)
+    folder = pictures.write_digits(path.parent / "pictures", {"": 40}, classes=(3, 8))
+    path.write_text(CONFIG.replace("FOLDER", str(folder)))
     return [sys.executable, "-m", "tljax.main", f"--config={path}"]
 
 

@@ -1,10 +1,12 @@
 """From the command line to a checked Config."""
 
+import dataclasses
 import difflib
 import re
 import runpy
 import textwrap
 import traceback
+import typing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ from ml_collections import config_flags
 
 from tljax import config as config_lib
 from tljax import settings
-from tljax.config import Config
+from tljax.config import Config, Operation
 from tljax.errors import ConfigError
 
 USAGE = "python -m tljax.main --config=FILE.py --workdir=DIR [--config.FIELD=VALUE ...]"
@@ -44,12 +46,23 @@ def parse(argv: list[str]) -> Options:
 
     Raises ConfigError, one line, for whatever is wrong with it.
     """
-    argv = config_first(argv)
-    for arg in argv[1:]:
-        check_field(arg)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "where the run lives", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "show, compile, stop", flag_values=values)
+    config = parse_config(argv, values, USAGE)
+    if not values.workdir and not values.dry_run:
+        raise ConfigError(f"--workdir is missing; usage: {USAGE}")
+    return Options(config, values.workdir, values.dry_run)
+
+
+def parse_config(argv: list[str], values: flags.FlagValues, usage: str) -> Config:
+    """Returns the checked config of a command line, and sets the other flags, `values`.
+
+    Raises ConfigError, one line, for whatever is wrong with it.
+    """
+    argv = config_first(argv, usage)
+    for arg in argv[1:]:
+        check_field(arg)
     try:
         config_flags.DEFINE_config_dataclass(
             "config", Config(), flag_values=values, sys_argv=argv, parse_fn=load
@@ -66,13 +79,11 @@ def parse(argv: list[str]) -> Options:
             text = "config.pretrain is none here; give --config.pretrain=build before"
         raise ConfigError(text) from error
     if rest:
-        raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {USAGE}")
-    if not values.workdir and not values.dry_run:
-        raise ConfigError(f"--workdir is missing; usage: {USAGE}")
-    return Options(config_lib.validate(values.config), values.workdir, values.dry_run)
+        raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {usage}")
+    return config_lib.validate(values.config)
 
 
-def config_first(argv: list[str]) -> list[str]:
+def config_first(argv: list[str], usage: str) -> list[str]:
     """Returns the arguments with --config=FILE first: overrides must come after it."""
     program, *rest = argv
     if "--config" in rest[:-1]:
@@ -80,7 +91,7 @@ def config_first(argv: list[str]) -> list[str]:
         rest[place : place + 2] = [f"--config={rest[place + 1]}"]
     files = [arg for arg in rest if re.match(r"--?config=", arg)]
     if not files:
-        raise ConfigError(f"--config=FILE.py is missing; usage: {USAGE}")
+        raise ConfigError(f"--config=FILE.py is missing; usage: {usage}")
     return [program, files[-1], *(arg for arg in rest if arg not in files)]
 
 
@@ -145,12 +156,24 @@ def one_line(error: BaseException) -> str:
 
 
 def print_help() -> None:
-    """Prints the usage and every field with its type, default and documentation."""
+    """Prints the usage, every field with its documentation, and the operations."""
     print(HELP)
     for name, field in settings.fields(Config):
-        kind = settings.describe_type(field.type)
-        print(f"  --config.{name}: {kind} = {field.default!r}")
-        doc = field.metadata["doc"]
-        if field.metadata["choices"]:
-            doc = f"{doc}: {', '.join(field.metadata['choices'])}"
-        print(textwrap.fill(doc, 80, initial_indent=INDENT, subsequent_indent=INDENT))
+        print_field(f"--config.{name}", field)
+    print("\nOperations for config.data.augment, as a config file lists them:\n")
+    for operation in settings.alternatives(Operation):
+        print(f"  {operation.__name__}: {operation.__doc__}")
+        for field in dataclasses.fields(operation):
+            print_field(f"  {field.name}", field)
+
+
+def print_field(name: str, field: dataclasses.Field) -> None:
+    """Prints a setting with its type, default, documentation and choices."""
+    kind = settings.describe_type(field.type)
+    if Operation in typing.get_args(field.type):
+        kind = "tuple[Operation, ...]"
+    print(f"  {name}: {kind} = {field.default!r}")
+    doc = field.metadata["doc"]
+    if field.metadata["choices"]:
+        doc = f"{doc}: {', '.join(field.metadata['choices'])}"
+    print(textwrap.fill(doc, 80, initial_indent=INDENT, subsequent_indent=INDENT))

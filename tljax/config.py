@@ -75,7 +75,7 @@ class Data:
         3, "of folders: 3 for colours, 1 for grey; of the synthetic source: any", low=1
     )
     augment: tuple[Operation, ...] = setting(
-        (), "what happens to training images; --help_augment tells what there is"
+        (), "what happens to training images, in order; the operations stand below"
     )
     eval_views: str = setting(
         "center",

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 import platform
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -124,6 +126,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     return describe_result(run, start) | {
         **result,
         "skipped": skipped.reasons,
+        "host_memory_mb": host_memory_mb(),
         "images_per_second": speed.mean(),
         "compile_seconds": programs.seconds,
         "best_step": best_step,
@@ -185,6 +188,12 @@ def evaluate(
             f"step {int(state.step)}: validation loss {summary['loss']} is not finite"
         )
     return summary
+
+
+def host_memory_mb() -> float:
+    """Returns the most memory that this process has held, in 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def scalars(metrics: dict[str, Any]) -> dict[str, float]:

@@ -93,15 +93,22 @@ def plan(
         kept = choose_cache(training, 0 if source.size else total, device_bytes)
     where = {
         "none": "decoded whenever they are needed",
-        "disk": "decoded once and kept on disk",
-        "device": "decoded once, those of training on the device",
+        "disk": "decoded once and kept",
+        "device": "decoded once and kept, those of training on the device",
     }[kept]
     short, long, _ = canvases["train"]
+    readers = readers_of(config, canvases["train"].bytes)
     news = (
-        f"images {where} (cache={kept}): {short}x{long}, {total / 1e9:.2f} GB, of "
-        f"training {training / 1e9:.2f}; the device has {device_bytes / 1e9:.1f}"
+        f"images are {where} (cache={kept}): {short}x{long}, {size_of(total)} in all, "
+        f"{size_of(training)} of training; the device has {size_of(device_bytes)}; at "
+        f"most {size_of(readers.buffer * canvases['train'].bytes)} are read ahead"
     )
     return Plan(canvases, kept, news)
+
+
+def size_of(count: int) -> str:
+    """Returns a number of bytes for people."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def find_sizes(source: Source, name: str, config, track: Track) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from tljax.data import decode
 from tljax.errors import ConfigError
 
 # Pixels of a side: the memory for one image is bounded by it.
@@ -88,14 +89,15 @@ def check(transform: Transform, channels: int) -> None:
 def prepare(image: Image.Image, transform: Transform) -> np.ndarray:
     """Returns a photograph as uint8 [crop, crop, 3], ready for `augment.normalize`.
 
-    The result is torchvision's `Resize`, `CenterCrop` of a PIL image, to the last bit:
-    the longer side is cut to whole pixels, offsets are rounded half to even, and an
-    image smaller than the crop is padded with black. Raises ConfigError for a transform
-    without sizes.
+    It is turned upright and made RGB as the images of a run are. The result is
+    torchvision's `Resize`, `CenterCrop` of a PIL image, to the last bit: the longer
+    side is cut to whole pixels, offsets are rounded half to even, and an image smaller
+    than the crop is padded with black. Raises ConfigError for a transform without
+    sizes.
     """
     if not transform.crop:
         raise ConfigError("these weights come without the size of their images")
-    image = image.convert("RGB")
+    image = decode.with_channels(image, 3)
     if transform.resize:
         image = resize_shorter_side(image, transform.resize)
     return center_crop(np.asarray(image), transform.crop)
