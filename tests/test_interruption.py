@@ -37,6 +37,7 @@ def get_config():
     data = Data(
         source="folder:FOLDER",
         cache="none",
+        channels=1,
         image_size=8,
         batch_size=8,
         labels_per_class=20,

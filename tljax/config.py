@@ -321,19 +321,6 @@ def check_together(config: Config, prefix: str) -> None:
         )
 
 
-def with_steps(config: Config, num_images: int, batch_size: int) -> Config:
-    """Returns the config with the steps of its epochs, rounded down.
-
-    Raises ConfigError where other settings are at odds with their number.
-    """
-    if config.num_epochs:
-        every = config.optim.accumulate_steps
-        steps = config.num_epochs * num_images // (batch_size * every) * every
-        config = dataclasses.replace(config, num_steps=max(steps, every))
-    check_steps(config, "config")
-    return config
-
-
 def check_steps(config: Config, prefix: str) -> None:
     """Raises ConfigError where settings are at odds with the number of steps."""
     optim = config.optim

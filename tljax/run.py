@@ -1,5 +1,6 @@
 """What a run consists of: its parts, its first state, its two compiled steps."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from tljax import checkpoint, optim, parallel, terminal, workdirs
-from tljax.config import Config, with_steps
+from tljax.config import Config, check_steps
 from tljax.data import examples, sources, transforms, views
 from tljax.data.examples import Plan
 from tljax.data.splits import Source
@@ -164,6 +165,19 @@ def prepare(config: Config, workdir: Path | None = None) -> Run:
     if given is not None:
         transplant.check(given, run.abstract_state().variables, run.keeps_head())
     return run
+
+
+def with_steps(config: Config, num_images: int, batch_size: int) -> Config:
+    """Returns the config with the steps of its epochs, rounded down.
+
+    Raises ConfigError where other settings are at odds with their number.
+    """
+    if config.num_epochs:
+        every = config.optim.accumulate_steps
+        steps = config.num_epochs * num_images // (batch_size * every) * every
+        config = dataclasses.replace(config, num_steps=max(steps, every))
+    check_steps(config, "config")
+    return config
 
 
 def find_saved(workdir: Path) -> Saved | None:
