@@ -1,6 +1,7 @@
 """Folders of pictures: which classes they have, and what is wrong with them."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pictures
@@ -8,6 +9,7 @@ import pytest
 
 from tljax.config import Data
 from tljax.data import sources
+from tljax.data.decode import BadImage
 from tljax.errors import DataError
 
 BOTH = {"train": 4, "val": 2}
@@ -162,3 +164,15 @@ def test_two_folders_for_validation(tmp_path):
     root = pictures.write_digits(tmp_path, {"train": 3, "val": 1, "valid": 1})
     with pytest.raises(DataError, match="has val and valid; keep one of them"):
         load(root)
+
+
+def test_a_file_without_permission_has_a_reason(tmp_path, monkeypatch):
+    """Root may read all files, so the error is raised by hand."""
+    source = load(pictures.write_digits(tmp_path, BOTH))
+
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BadImage, match="Permission denied"):
+        source.splits["train"].images[0]

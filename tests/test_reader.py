@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -74,10 +75,17 @@ def test_a_closed_reader_leaves_no_thread():
     assert threading.active_count() <= before
 
 
+def shared_memory():
+    """Returns the names of what lies in shared memory, but for semaphores in use."""
+    names = {path.name for path in Path("/dev").glob("shm/*")}
+    return {name for name in names if not name.startswith("sem.")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("event", ["", "raise", "hang", "die"])
 def test_processes(event):
-    """In order; a failure of any kind ends in time and leaves no process."""
+    """In order; a failure of any kind ends in time and leaves nothing behind."""
+    before = shared_memory()
     found = reader.read(Rows(event), readers(2, timeout=15 if event == "hang" else 60))
     if event:
         with pytest.raises(DataError):
@@ -89,3 +97,4 @@ def test_processes(event):
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not multiprocessing.active_children()
+    assert shared_memory() <= before

@@ -108,7 +108,7 @@ def train_ours(name, variables, batches, frozen):
         model=model,
         tx=tx,
         schedule=schedule,
-        transform=transforms.IMAGENET,
+        transform=transforms.IMAGENET._replace(resize=0, crop=0),  # Whole images.
         config=CONFIG,
     )
     state = TrainState(

@@ -66,7 +66,7 @@ def cut(batch: Batch, offsets: jax.Array, size: int) -> jax.Array:
     offsets = jnp.where(on_side(extents)[:, None], offsets[:, ::-1], offsets)
 
     def cut_one(image, offset):
-        start = (offset[0], offset[1], 0)
+        start = (*offset, jnp.zeros_like(offset[0]))
         return jax.lax.dynamic_slice(image, start, (size, size, image.shape[-1]))
 
     return turn_back(jax.vmap(cut_one)(images, offsets), extents)
