@@ -73,6 +73,17 @@ ALLOWED = {
     "command_line": {"config", "settings"},
     "entry": set(),
     "main": {"command_line", "dry_run", "entry", "terminal", "train"},
+    "data.prepare": {"data", "entry", "terminal"},
+    "data.show": {
+        "command_line",
+        "config",
+        "data",
+        "entry",
+        "run",
+        "terminal",
+        "train",
+        "workdirs",
+    },
     "convert": {
         "checkpoint",
         "config",
@@ -84,6 +95,9 @@ ALLOWED = {
     },
 }
 
+# Files of data/ that are commands, and so stand above all they use.
+COMMANDS = ("data.prepare", "data.show")
+
 
 def imported_rooms(path: Path) -> set[str]:
     """Returns the rooms of tljax that the file at `path` imports."""
@@ -94,12 +108,18 @@ def imported_rooms(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     inside = [name.split(".") for name in names if name.split(".")[0] == "tljax"]
-    return {parts[1] for parts in inside if len(parts) > 1}
+    return {room_of(parts[1:]) for parts in inside if len(parts) > 1}
 
 
 def room(path: Path) -> str:
     """Returns the room that a file of the package stands in."""
-    return path.relative_to(ROOT / "tljax").parts[0].removesuffix(".py")
+    return room_of(path.relative_to(ROOT / "tljax").with_suffix("").parts)
+
+
+def room_of(parts) -> str:
+    """Returns the room of a module, given by its names below tljax."""
+    name = ".".join(parts[:2])
+    return name if name in COMMANDS else parts[0]
 
 
 FILES = [
