@@ -5,8 +5,10 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tljax.data import reader
@@ -97,4 +99,19 @@ def test_processes(event):
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not multiprocessing.active_children()
+    assert shared_memory() <= before
+
+
+class ArrayRows(Rows):
+    """Rows of a size for which shared memory would be used."""
+
+    def __getitem__(self, place):
+        return np.full(10_000, place)
+
+
+@pytest.mark.slow
+def test_arrays_from_processes_leave_no_shared_memory():
+    before = shared_memory()
+    with closing(reader.read(ArrayRows(), readers(2))) as found:
+        assert [next(found)[-1] for _ in range(20)] == list(range(20))
     assert shared_memory() <= before

@@ -78,6 +78,8 @@ def test_shares_are_drawn_alike(alpha):
         _, mixed = mix(jax.random.key(0), batch, targets, operations)
         transform = reference(alpha=alpha, num_classes=2)
         expected = drawn_by_torch(transform, count, size, size, name)
+        if kind is ops.Mixup:  # Ours keeps the larger part for the image itself.
+            expected = np.maximum(expected, 1 - expected)
         same_distribution(np.diag(mixed), expected)
 
 

@@ -2,6 +2,7 @@
 
 import faulthandler
 import multiprocessing
+import pickle
 import queue
 import sys
 import threading
@@ -15,6 +16,8 @@ from absl import flags
 from tljax.errors import DataError, Hung
 
 END = object()
+# Time for processes to end by themselves; Python would end them with less grace.
+END_SECONDS = 10.0
 
 
 class Readers(NamedTuple):
@@ -68,7 +71,7 @@ def read(
         stopped.set()
         while worker.is_alive() and not ready.empty():  # It may wait for room.
             ready.get_nowait()
-        worker.join(timeout=1)
+        worker.join(timeout=END_SECONDS)
 
 
 def wait(ready: queue.Queue, timeout: float) -> Any:
@@ -91,17 +94,18 @@ def open_grain(rows: Sequence, readers: Readers, first: int) -> grain.IterDatase
     options = grain.ReadOptions(
         num_threads=readers.threads, prefetch_buffer_size=readers.buffer
     )
-    elements = dataset.to_iter_dataset(options)
     if not readers.processes:
-        return elements
+        return dataset.to_iter_dataset(options)
     if not flags.FLAGS.is_parsed():  # Grain's processes read flags of its own.
         flags.FLAGS.mark_as_parsed()
-    return elements.mp_prefetch(
-        grain.MultiprocessingOptions(
-            num_workers=readers.processes,
-            per_worker_buffer_size=max(readers.buffer // readers.processes, 1),
-        )
+    options_of_processes = grain.MultiprocessingOptions(
+        num_workers=readers.processes,
+        per_worker_buffer_size=max(readers.buffer // readers.processes, 1),
     )
+    # As bytes, through a pipe: Grain sends arrays through shared memory, of which some
+    # is left behind when a run ends early.
+    elements = dataset.map(pickle.dumps).to_iter_dataset(options)
+    return elements.mp_prefetch(options_of_processes).map(pickle.loads)
 
 
 def pass_on(

@@ -46,11 +46,13 @@ def mixup_shares(
     """Returns the share that stays of each pixel [b, h, w, 1], and of each target [b].
 
     Zhang et al. 2017 (arXiv 1710.09412): Beta(alpha, alpha), here drawn for each
-    image where torchvision draws one for the batch.
+    image where torchvision draws one for the batch. The larger of a share and its rest
+    is that of the image itself: else some would be shown twice and some not at all.
     """
     num_images, height, width = shape
     share, chance = jax.random.split(key)
     kept = draw_shares(share, operation.alpha, num_images)
+    kept = jnp.maximum(kept, 1 - kept)
     kept = jnp.where(per_image.chance(chance, operation.p, num_images), kept, 1.0)
     pixels = jnp.broadcast_to(per_image.numbers(kept), (num_images, height, width, 1))
     return pixels, kept
