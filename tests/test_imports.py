@@ -23,6 +23,7 @@ ALLOWED = {
     "parallel": set(),
     "checkpoint": set(),
     "metrics": {"terminal"},
+    "evaluation": set(),
     "tasks": {"models", "data", "state"},
     "config": {
         "data",
