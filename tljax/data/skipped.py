@@ -36,7 +36,7 @@ class Skipped:
         if len(self.reasons) <= NAMED:
             self.say(f"skipped: {quote(name)}: {quote(reason, 120)}")
         elif len(self.reasons) == NAMED + 1:
-            self.say("skipped: more images; result.json names all of them")
+            self.say("skipped: more images; the result names all of them")
 
     def as_json(self) -> dict[str, str]:
         """Returns name -> reason."""
