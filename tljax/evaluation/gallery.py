@@ -58,7 +58,7 @@ def draw(mistakes: list[Mistake], total: int) -> Figure:
             vmax=255,
             interpolation="antialiased" if smooth else "nearest",
         )
-        said = f"{shorten(mistake.prediction, 20)}  {mistake.probability:.1%}"
+        said = f"{shorten(mistake.prediction, 20)}?  {mistake.probability:.1%}"
         true = f"true: {shorten(mistake.label, 20)}"
         axes.set_title(said, fontsize=9, color=ORANGE, pad=16)
         axes.text(0.5, 1.02, true, transform=axes.transAxes, fontsize=9, color=BLUE,

@@ -1,6 +1,7 @@
 """Plots of an evaluation, drawn without a display and without global state."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,10 @@ def save(path: Path, draw: Callable[..., Figure], *args: Any) -> None:
     """Writes the figure that `draw(*args)` returns as PNG."""
     present = {font.name for font in font_manager.fontManager.ttflist}
     families = [name for name in FONTS if name in present] or ["sans-serif"]
-    with matplotlib.rc_context(STYLE | {"font.family": families}):
+    style = matplotlib.rc_context(STYLE | {"font.family": families})
+    with style, warnings.catch_warnings():
+        # A sign that no font has is drawn as a box.
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
         draw(*args).savefig(path, format="png")
 
 
@@ -223,11 +227,10 @@ def learning_curves(lines: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11.5, 3.8), layout="constrained")
     panels = figure.subplots(1, 3)
     styles = {
-        "train": {"color": GREY, "linewidth": 1, "label": "training batches"},
-        "val": {"color": BLUE, "marker": "o", "markersize": 4, "label": "validation"},
-        "test": {"color": ORANGE, "marker": "*", "markersize": 11, "label": "test",
-                 "linestyle": "none"},
-    }  # fmt: skip
+        "train": {"color": GREY, "marker": ".", "label": "training batches"},
+        "val": {"color": BLUE, "marker": "o", "label": "validation"},
+        "test": {"color": ORANGE, "marker": "*", "markersize": 12, "label": "test"},
+    }
     for axes, name in zip(panels, ("loss", "accuracy", "learning_rate"), strict=True):
         for split, style in styles.items():
             found = [
@@ -236,11 +239,15 @@ def learning_curves(lines: list[dict[str, Any]]) -> Figure:
                 if line.get("split") == split and name in line
             ]
             if found:
-                axes.plot(*zip(*found, strict=True), **style)
+                marked = {} if len(found) < 40 else {"marker": ""}
+                axes.plot(*zip(*found, strict=True), **style | marked, alpha=0.8)
         axes.set(title=name.replace("_", " "), xlabel="step")
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
+        axes.set_xlim(left=0)
     panels[1].set_ylim(0, 1.01)
-    panels[0].legend()
+    if panels[0].lines:
+        panels[0].legend()
     return figure
 
 

@@ -48,10 +48,23 @@ def class_rows(per_class: list[dict[str, Any]]) -> Iterator[list[Any]]:
         yield ["" if row[key] is None else row[key] for key in CLASS_COLUMNS]
 
 
+def lines(found: dict[str, Any]) -> Iterator[str]:
+    """Yields what people see of an evaluation, as it stands in metrics.json."""
+    yield f"{found['split']}, {found['num_examples']:,} images, step {found['step']}"
+    yield ""
+    yield from number_lines(found)
+    yield ""
+    yield from class_lines(found["per_class"])
+    if found["skipped"]:
+        yield f"{len(found['skipped']):,} images were skipped; metrics.json names them"
+
+
 def number_lines(found: dict[str, Any]) -> Iterator[str]:
     """Yields a line a metric, with its interval."""
     yield f"{'':24}{'':>9}   95 % interval"
     for name in SCALARS:
+        if name.endswith("_micro"):  # The accuracy, as each image has one label.
+            continue
         ends = found[f"{name}_low"], found[f"{name}_high"]
         interval = " to ".join(four_digits(end) for end in ends)
         yield f"{name:24}{four_digits(found[name]):>9}   {interval}"
