@@ -36,7 +36,7 @@ HELP = f"""{USAGE}
 def run(argv: list[str]) -> None:
     """Runs what the command line asks for; raises RunError."""
     if {"--help", "-help", "-h"} & set(argv[1:]):
-        print(HELP)
+        print_line(HELP)
         return
     options = parse(argv)
     if options.list:

@@ -72,7 +72,7 @@ class Network(NamedTuple):
 def run(argv: list[str]) -> None:
     """Runs what the command line asks for; raises RunError."""
     if {"--help", "-help", "-h"} & set(argv[1:]):
-        print(HELP)
+        print_line(HELP)
         return
     options = parse(argv)
     workdir, output = map(workdirs.as_path, (options.workdir, options.output))
