@@ -163,6 +163,21 @@ def steps_in(directory: Path) -> list[Path]:
     return [path for path in directory.glob("*") if path.name.isdigit()]
 
 
+def best(directory: Path) -> Path | None:
+    """Returns the folder of the step that was best in validation, None if none was.
+
+    Of equally good ones it is the latest. Raises CheckpointError for a damaged step.
+    """
+    found = {}
+    for folder in steps_in(directory):
+        metrics = folder / "metrics" / "metrics"
+        if metrics.exists():
+            verify(folder)
+            accuracy = json.loads(metrics.read_text())["accuracy"]
+            found[folder] = accuracy, int(folder.name)
+    return max(found, key=found.get, default=None)
+
+
 def restore(folder: Path, state: Any, sharding: jax.sharding.Sharding) -> Any:
     """Returns the state saved in `folder`, with the tree and shapes of `state`.
 

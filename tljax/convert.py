@@ -9,7 +9,7 @@ from absl import flags
 from tljax import checkpoint, pretrained, workdirs
 from tljax.config import Config, Model
 from tljax.data import transforms
-from tljax.entry import run_command
+from tljax.entry import read_flags, run_command
 from tljax.errors import ConfigError
 from tljax.pretrained import catalog, download, files, weights
 from tljax.pretrained.weights import LOADERS, Weights
@@ -36,7 +36,7 @@ HELP = f"""{USAGE}
 def run(argv: list[str]) -> None:
     """Runs what the command line asks for; raises RunError."""
     if {"--help", "-help", "-h"} & set(argv[1:]):
-        print(HELP)
+        print_line(HELP)
         return
     options = parse(argv)
     if options.list:
@@ -76,12 +76,7 @@ def parse(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_integer("num_classes", None, "of a new head", flag_values=values)
     flags.DEFINE_integer("channels", None, "of the images", flag_values=values)
     flags.DEFINE_bool("list", False, "the published weights", flag_values=values)
-    try:
-        rest = values(argv)[1:]
-    except flags.Error as error:
-        raise ConfigError(" ".join(str(error).split())) from None
-    if rest:
-        raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {USAGE}")
+    read_flags(values, argv, USAGE)
     if not values.list and not (values.input and values.output):
         raise ConfigError(f"--input and --output are needed; usage: {USAGE}")
     return values

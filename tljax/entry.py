@@ -1,17 +1,22 @@
 """How every command begins and ends: signals, one line for an error, exit codes."""
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 
-from tljax.errors import Hung, RunError
+import absl.logging
+from absl import flags
+
+from tljax.errors import ConfigError, Hung, RunError
 
 
 def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
     """Calls `run(argv)` and returns the exit code."""
     signal.signal(signal.SIGTERM, stop_at_once)
     signal.signal(signal.SIGINT, stop_at_once)
+    keep_failures_short()
     try:
         run(argv)
     except RunError as error:
@@ -25,6 +30,16 @@ def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
     return 0
 
 
+def read_flags(values: flags.FlagValues, argv: list[str], usage: str) -> None:
+    """Sets flags from a command line; raises ConfigError for what is wrong with it."""
+    try:
+        rest = values(argv)[1:]
+    except flags.Error as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {usage}")
+
+
 def stop_at_once(signal_number: int, frame) -> None:
     """Ends a process that is not training, and so has nothing new to save.
 
@@ -33,3 +48,19 @@ def stop_at_once(signal_number: int, frame) -> None:
     name = signal.Signals(signal_number).name
     os.write(2, f"tljax: stopped by {name} outside of training\n".encode())
     os._exit(128 + signal_number)
+
+
+def keep_failures_short() -> None:
+    """Silences the pages that a failed save would add to the one line that it ends in.
+
+    Orbax logs the traceback of what it raises, asyncio that of every write left over
+    by it, and TensorStore reports to an event loop that has gone.
+    """
+
+    def report(unraisable) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            sys.__unraisablehook__(unraisable)
+
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = report

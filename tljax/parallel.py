@@ -89,6 +89,16 @@ def memory_of(mesh: Mesh) -> int:
     return stats.get("bytes_limit", 0)
 
 
+def describe(mesh: Mesh) -> dict[str, Any]:
+    """Returns platform, kind and number of the devices."""
+    device = mesh.devices.flat[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": mesh.size,
+    }
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises ConfigError, naming the nearest sizes, where devices cannot share it."""
     below = batch_size // mesh.size * mesh.size

@@ -131,11 +131,13 @@ def abstract_images(number: int, canvas) -> dict[str, jax.ShapeDtypeStruct]:
     return images
 
 
-def prepare(config: Config, workdir: Path | None = None) -> Run:
+def prepare(
+    config: Config, workdir: Path | None = None, saved: Saved | None = None
+) -> Run:
     """Returns the parts of a run; raises RunError for what cannot be had.
 
-    Where a run stands in `workdir` already, it goes on from there, and the weights that
-    it once started from are not looked at any more.
+    Where a run stands in `workdir` already, it goes on from there, or from what is
+    `saved`, and the weights that it once started from are not looked at any more.
     """
     task = TASKS[config.task]
     mesh = parallel.create_mesh(config.device, config.num_devices)
@@ -149,7 +151,8 @@ def prepare(config: Config, workdir: Path | None = None) -> Run:
         )
     parallel.check_batch_size(batch_size, mesh)
     config = with_steps(config, num_images, batch_size)
-    saved = find_saved(workdir) if workdir is not None else None
+    if workdir is not None:
+        saved = find_saved(workdir)
     given = None if saved else load_given(config, source)
     transform = choose_transform(config, source, saved, given)
     plan = plan_images(config, source, transform, mesh)
@@ -230,12 +233,7 @@ def choose_transform(
     photographs get the sizes of the weights, or 224 pixels of a shorter side of 256.
     """
     if saved is not None:
-        try:
-            return transforms.from_json(saved.meta["transform"])
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"checkpoint {saved.folder} has no transform: {error}"
-            ) from None
+        return saved_transform(saved)
     data = config.data
     belonging = Transform() if given is None else given.transform
     crop = data.image_size or source.size or belonging.crop or IMAGE_SIZE
@@ -255,6 +253,16 @@ def choose_transform(
     transform = Transform(resize, crop, mean, std)
     transforms.check(transform, source.channels)
     return transform
+
+
+def saved_transform(saved: Saved) -> Transform:
+    """Returns how images are made for what is saved; raises CheckpointError."""
+    try:
+        return transforms.from_json(saved.meta["transform"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {saved.folder} has no transform: {error}"
+        ) from None
 
 
 def margin(crop: int) -> int:

@@ -73,14 +73,19 @@ def check_images(run: Run, saved: Saved, workdir: Path) -> None:
     )
 
 
+def check_config(config: dict[str, Any], saved: Saved) -> None:
+    """Raises CheckpointError where `config` (as JSON) is not that of what is saved."""
+    differences = workdirs.compare(saved.meta["config"], config)
+    if differences:
+        raise CheckpointError(
+            f"checkpoint {saved.folder} is of another run: {', '.join(differences)}"
+        )
+
+
 def resume(run: Run, saved: Saved, meta: dict[str, Any]) -> Start:
     """Returns the start at what is saved."""
     folder = saved.folder
-    differences = workdirs.compare(saved.meta["config"], meta["config"])
-    if differences:
-        raise CheckpointError(
-            f"checkpoint {folder} is of another run: {', '.join(differences)}"
-        )
+    check_config(meta["config"], saved)
     replicated = parallel.replicated(run.mesh)
     state = checkpoint.restore(folder, run.abstract_state(), replicated)
     news = f"resumed at step {folder.name}, started from {saved.meta['started_from']}"

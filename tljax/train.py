@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import platform
 import resource
 import sys
 from collections.abc import Iterator
@@ -10,11 +9,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 
-import tljax
 from tljax import parallel, workdirs
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, validate
@@ -29,6 +26,7 @@ from tljax.signals import stop_request
 from tljax.start import Start, begin_or_resume
 from tljax.state import TrainState
 from tljax.terminal import Terminal, track
+from tljax.versions import versions
 
 
 def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
@@ -203,7 +201,6 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
 
 def describe_result(run: Run, start: Start) -> dict[str, Any]:
     """Returns what a result is the result of."""
-    device = run.mesh.devices.flat[0]
     return {
         "step": run.config.num_steps,
         "split": run.source.result_split(),
@@ -212,16 +209,7 @@ def describe_result(run: Run, start: Start) -> dict[str, Any]:
         "started_from": start.meta["started_from"],
         "transform": start.meta["transform"],
         "data": {"fingerprint": start.meta["fingerprint"], "cache": run.plan.cache},
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": run.mesh.size,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "flax": flax.__version__,
-            "tljax": tljax.__version__,
-        },
+        "device": parallel.describe(run.mesh),
+        "versions": versions(),
         "config": start.meta["config"],
     }

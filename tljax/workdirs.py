@@ -1,21 +1,25 @@
 """What lies in a workdir: the lock, config.json and result.json."""
 
 import contextlib
+import csv
 import dataclasses
+import errno
 import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from flax import traverse_util
 
+import tljax
 from tljax import config as config_lib
 from tljax import settings
 from tljax.data.operations import Operation
-from tljax.errors import ConfigError
+from tljax.errors import ConfigError, unknown
 
 
 @contextlib.contextmanager
@@ -82,6 +86,61 @@ def as_dict(settings: Any) -> dict[str, Any]:
     if isinstance(settings, Operation):
         return {"operation": type(settings).__name__, **values}
     return values
+
+
+def load_config(workdir: Path) -> config_lib.Config:
+    """Returns the checked config of the run in a workdir.
+
+    Raises ConfigError where none stands there, or one that this tljax cannot have.
+    """
+    if not workdir.is_dir():
+        raise ConfigError(f"workdir {workdir} does not exist")
+    path = workdir / "config.json"
+    saved = read_json(path)
+    if saved is None:
+        raise ConfigError(f"workdir {workdir} holds no run: there is no config.json")
+    if not isinstance(saved, dict):
+        raise ConfigError(f"{path} is not a config")
+    return config_lib.validate(from_json(config_lib.Config, saved, f"{path}: config"))
+
+
+def from_json(kind: Any, value: Any, name: str) -> Any:
+    """Returns what `as_json` made of a value of the type `kind`.
+
+    Lists become tuples, dicts the dataclasses that the type names, and settings that
+    are not there their defaults. Raises ConfigError for a setting or an operation that
+    nobody knows.
+    """
+    if isinstance(value, list) and typing.get_origin(kind) is tuple:
+        inside = typing.get_args(kind)[0]
+        return tuple(
+            from_json(inside, element, f"{name}[{place}]")
+            for place, element in enumerate(value)
+        )
+    choices = {
+        choice.__name__: choice
+        for choice in settings.alternatives(kind)
+        if dataclasses.is_dataclass(choice)
+    }
+    if not choices or not isinstance(value, dict):
+        return value
+    chosen = value.get("operation", next(iter(choices)))
+    if chosen not in choices:
+        raise ConfigError(unknown(f"{name}.operation", chosen, choices))
+    types = {field.name: field.type for field in dataclasses.fields(choices[chosen])}
+    values = {key: inner for key, inner in value.items() if key != "operation"}
+    for key in values:
+        if key not in types:
+            raise ConfigError(
+                f"{name}.{key} is not a setting of tljax {tljax.__version__}; a newer "
+                "one may have written it"
+            )
+    return choices[chosen](
+        **{
+            key: from_json(types[key], inner, f"{name}.{key}")
+            for key, inner in values.items()
+        }
+    )
 
 
 def compare(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
@@ -161,3 +220,46 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def as_path(text: str) -> Path:
+    """Returns the absolute path that a command line names, "~" being a home.
+
+    Raises ConfigError for what is no path, as a name that is too long.
+    """
+    try:
+        path = Path(text).expanduser().absolute()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"cannot use the path {text!r}: {error}") from None
+    return path
+
+
+def check_writable(path: Path) -> None:
+    """Raises ConfigError where a file cannot be written, before it is worked for."""
+    part = path.with_name(path.name + ".part")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        part.open("w").close()
+        part.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Writes rows as CSV (RFC 4180, UTF-8), a header first, in one step.
+
+    File names that are not UTF-8 keep their bytes. Raises ConfigError where the file
+    cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open(
+            "w", encoding="utf-8", errors="surrogateescape", newline=""
+        ) as f:
+            csv.writer(f).writerows(rows)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None

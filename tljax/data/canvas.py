@@ -69,6 +69,14 @@ def draw(image: Image.Image, canvas: Canvas) -> tuple[np.ndarray, tuple[int, int
     return pixels, extent
 
 
+def taken_off(drawn: Drawn) -> np.ndarray:
+    """Returns an image as it was drawn, [height, width, channels], upright."""
+    height, width = drawn.extent
+    if height > width:
+        return drawn.pixels[:width, :height].transpose(1, 0, 2)
+    return drawn.pixels[:height, :width]
+
+
 class Drawings(Sequence):
     """The images of a split on their canvas, each read and drawn when asked for."""
 

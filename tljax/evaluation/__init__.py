@@ -1,0 +1,1 @@
+"""Numbers, intervals, tables and plots that follow from labels and probabilities."""

@@ -1,0 +1,107 @@
+"""A trained network: its checkpoint in a workdir, and its program for new images."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from tljax import checkpoint, parallel
+from tljax.config import Config
+from tljax.data.canvas import Canvas
+from tljax.data.transforms import Transform
+from tljax.errors import CheckpointError, ConfigError, NonFiniteError, unknown
+from tljax.metrics import read_late
+from tljax.run import Saved, abstract_images
+from tljax.tasks import TASKS
+
+
+def find(workdir: Path, step: str = "") -> Saved:
+    """Returns a checkpoint of the run in a workdir: "" the latest, "best", or a step.
+
+    Raises ConfigError where it is not there, CheckpointError where it is damaged.
+    """
+    directory = workdir / "checkpoints"
+    folder = checkpoint.latest(directory)
+    if folder is None:
+        raise ConfigError(
+            f"workdir {workdir} holds no checkpoint: its run has not saved a step yet"
+        )
+    steps = sorted(int(path.name) for path in checkpoint.steps_in(directory))
+    if step == "best":
+        folder = checkpoint.best(directory)
+        if folder is None:
+            raise ConfigError(f"no step saved in {workdir} has been validated")
+    elif step:
+        folder = directory / step
+        if step not in map(str, steps):
+            raise ConfigError(unknown("--step", step, ["best", *steps]))
+    return Saved(folder, checkpoint.read_meta(folder))
+
+
+def place(saved: Saved, found: Any, wanted: Any, mesh: Mesh) -> Any:
+    """Returns the variables found in a checkpoint on all devices.
+
+    Raises CheckpointError where names or shapes are others than `wanted`.
+    """
+    differences = checkpoint.compare_shapes(
+        checkpoint.shapes(found), checkpoint.shapes(wanted)
+    )
+    if differences:
+        raise CheckpointError(
+            f"checkpoint {saved.folder} is not of the network in config.json "
+            f"(- unused, + missing, or other shapes): {'; '.join(differences)}"
+        )
+    return jax.device_put(found, parallel.replicated(mesh))
+
+
+def compile_predict(
+    config: Config,
+    model: nn.Module,
+    transform: Transform,
+    variables: Any,
+    batch_size: int,
+    canvas: Canvas,
+    mesh: Mesh,
+) -> jax.stages.Compiled:
+    """Returns `predict(variables, batch)` compiled for batches on a canvas.
+
+    It returns the log-probabilities [b, classes] that training evaluates, beside the
+    mask of the batch.
+    """
+    predict = functools.partial(
+        TASKS[config.task].predict, model=model, transform=transform, config=config
+    )
+    batch = abstract_images(batch_size, canvas)
+    batch["mask"] = jax.ShapeDtypeStruct((batch_size,), jnp.float32)
+    program, _ = parallel.compile_step(
+        lambda variables, batch: (predict(variables, batch), batch["mask"]),
+        variables,
+        batch,
+        mesh=mesh,
+    )
+    return program
+
+
+def log_probabilities(
+    program: jax.stages.Compiled,
+    variables: Any,
+    batches: Iterator[dict[str, np.ndarray]],
+    mesh: Mesh,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields log-probabilities [b, classes] and mask [b] of each batch, on the host.
+
+    Raises NonFiniteError where one is not finite.
+    """
+    outputs = (
+        program(variables, batch) for batch in parallel.shard_batches(batches, mesh)
+    )
+    for values, mask in read_late(outputs):
+        if not np.isfinite(values[mask > 0]).all():
+            raise NonFiniteError("the network's probabilities are not finite numbers")
+        yield values, mask
