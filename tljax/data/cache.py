@@ -140,7 +140,7 @@ def make_cache(folder: Path, drawn: Iterator[Drawn]) -> None:
     part.mkdir()
     try:
         with (part / "pixels").open("wb") as file:
-            index = keep(drawn, lambda place, pixels: file.write(pixels.tobytes()))
+            index = keep(drawn, lambda place, pixels: file.write(pixels.data))
             os.fsync(file.fileno())
         with (part / "index.npz").open("wb") as file:
             np.savez(file, **dict(zip(INDEX, index, strict=True)))
@@ -158,10 +158,11 @@ def keep(
     """Returns extents, errors and checksums of what is drawn; writes its pixels."""
     extents, errors, checksums = [], [], []
     for place, image in enumerate(drawn):
-        write(place, image.pixels)
+        pixels = np.ascontiguousarray(image.pixels)
+        write(place, pixels)
         extents.append(image.extent)
         errors.append(image.error)
-        checksums.append(zlib.crc32(np.ascontiguousarray(image.pixels)))
+        checksums.append(zlib.crc32(pixels))
     return (
         np.array(extents, np.int32),
         np.array(errors, str),
