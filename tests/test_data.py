@@ -82,7 +82,6 @@ def test_labels_per_class_keeps_so_many_and_no_other_split_changes():
         ({"classes": ("1", "1")}, ConfigError, "'1' more than once"),
         ({"labels_per_class": 999}, DataError, "class '0' has only"),
         ({"val_fraction": 0.001, "test_fraction": 0.001}, DataError, "cannot split"),
-        ({"train_fraction": 0.001}, DataError, "cannot split"),
     ],
 )
 def test_data_that_is_not_there(changes, error, message):

@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -47,13 +46,20 @@ class Decoded(NamedTuple):
 def read_rows(decoded: Decoded, places: np.ndarray, drawings: Drawings) -> np.ndarray:
     """Returns pixels [len(places), short, long, channels].
 
-    A canvas that is not as it was written is drawn again, from `drawings`.
+    A canvas that is not as it was written is drawn again, from `drawings`. Raises
+    DataError where that cannot be done.
     """
     rows = decoded.pixels[places]
     if decoded.checksums is not None:
         for row, place in enumerate(places):
             if zlib.crc32(rows[row]) != decoded.checksums[place]:
-                rows[row] = drawings[int(place)].pixels
+                drawn = drawings[int(place)]
+                if drawn.error:
+                    raise DataError(
+                        f"decoded image {place} is damaged, and so is its file: "
+                        f"{drawn.error}; the cache is {decoded.pixels.filename}"
+                    )
+                rows[row] = drawn.pixels
     return rows
 
 
@@ -70,7 +76,7 @@ def in_memory(images: np.ndarray, drawings: Drawings) -> Decoded:
 
 
 def on_disk(
-    key: str, count: int, canvas: Canvas, draw: Callable[[], Iterator[Drawn]]
+    key: str, drawings: Drawings, draw: Callable[[], Iterator[Drawn]]
 ) -> Decoded:
     """Returns the images of a split, mapped from the cache; decoded where it has none.
 
@@ -78,14 +84,17 @@ def on_disk(
     written.
     """
     folder = home() / "decoded" / key
+    count, canvas = len(drawings), drawings.canvas
     found = open_cache(folder, count, canvas)
-    if found is not None:
+    if found is not None and is_up_to_date(found, drawings):
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
             found = open_cache(folder, count, canvas)
-            if found is None:  # Another process may have made it in the meantime.
+            # Another process may have made it in the meantime.
+            if found is None or not is_up_to_date(found, drawings):
+                found = None
                 make_cache(folder, draw())
     except OSError as error:
         raise DataError(
@@ -94,6 +103,12 @@ def on_disk(
             "place, or config.data.cache=none"
         ) from None
     return found or open_cache(folder, count, canvas)
+
+
+def is_up_to_date(decoded: Decoded, drawings: Drawings) -> bool:
+    """Returns whether what could not be used still cannot: a disk may have failed."""
+    unusable = np.flatnonzero(decoded.errors != "")
+    return all(drawings[int(place)].error for place in unusable)
 
 
 def key_of(split: Split, text: str) -> str:
@@ -119,7 +134,7 @@ def open_cache(folder: Path, count: int, canvas: Canvas) -> Decoded | None:
         pixels = np.memmap(
             folder / "pixels", np.uint8, mode="r", shape=(count, *canvas)
         )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+    except Exception:  # Whatever a damaged file does: it is made again.
         return None
     return Decoded(pixels, extents, errors, checksums)
 

@@ -77,6 +77,13 @@ def taken_off(drawn: Drawn) -> np.ndarray:
     return drawn.pixels[:height, :width]
 
 
+def check_aspect(image: Image.Image, short: int, max_pixels: int) -> None:
+    """Raises BadImage where an image is so thin that it could not be resized whole."""
+    if short * short * max(image.size) > max_pixels * min(image.size):
+        width, height = image.size
+        raise BadImage(f"{width}x{height} is too thin to be resized to {short} pixels")
+
+
 class Drawings(Sequence):
     """The images of a split on their canvas, each read and drawn when asked for."""
 
@@ -94,6 +101,7 @@ class Drawings(Sequence):
             image = decode.decode(
                 self.images[place], self.canvas.channels, self.max_pixels
             )
+            check_aspect(image, self.canvas.short, self.max_pixels)
         except BadImage as error:
             return Drawn(np.zeros(self.canvas, np.uint8), (0, 0), str(error))
         return Drawn(*draw(image, self.canvas), "")

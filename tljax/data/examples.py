@@ -175,7 +175,7 @@ def open_split(
         key = cache.key_of(
             split, f"{source.fingerprint()} {shape} {drawings.max_pixels}"
         )
-        decoded = cache.on_disk(key, len(drawings), shape, draw)
+        decoded = cache.on_disk(key, drawings, draw)
     for place in np.flatnonzero(decoded.errors != ""):
         skipped.add(str(split.names[place]), str(decoded.errors[place]))
     usable = np.flatnonzero(decoded.errors == "")

@@ -15,6 +15,8 @@ from tljax.errors import DataError, quote
 
 SPLITS = {"train": "train", "test": "test"}
 SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
+# Formats that keep their size when pixels change: their fingerprint is of all bytes.
+PLAIN = (".bmp", ".tif", ".tiff")
 # Bytes at either end of a file that its fingerprint is of.
 ENDS = 4096
 # Bytes in which the header of an image ends, but for very large EXIF blocks.
@@ -73,6 +75,8 @@ def load(place: str, config) -> Source:
         raise DataError(f"folder {quote(root)} does not exist")
     names = [name for name in SPLITS if (root / name).is_dir()]
     if "train" not in names:
+        if any(entry.is_dir() for name in names for entry in (root / name).iterdir()):
+            raise DataError(f"{quote(root)} has {' and '.join(names)}, but no train")
         names = [""]
     twice = [name for name in names if SPLITS.get(name) == "val"]
     if len(twice) > 1:
@@ -187,8 +191,9 @@ def fingerprint(files: Files) -> Iterator[str]:
         found = hashlib.blake2b(str(file.size).encode(), digest_size=8)
         try:
             with Path(files.root, file.path).open("rb") as opened:
-                found.update(opened.read(ENDS))
-                if file.size > ENDS:
+                plain = file.path.lower().endswith(PLAIN)
+                found.update(opened.read(-1 if plain else ENDS))
+                if file.size > ENDS and not plain:
                     opened.seek(max(ENDS, file.size - ENDS))
                     found.update(opened.read(ENDS))
         except OSError as error:

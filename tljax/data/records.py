@@ -1,12 +1,15 @@
 """Named sets prepared by TFDS, read without TensorFlow."""
 
 import difflib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tljax.data import remember
+from tljax.data.folder import File, Files, fingerprint
 from tljax.data.splits import Source, Split
 from tljax.errors import ConfigError, DataError, quote
 
@@ -40,14 +43,20 @@ def load_tfds(place: str, config) -> Source:
     builder = find_builder(place)
     image_key, label_key = find_keys(place, builder.info)
     image, label = (builder.info.features[key] for key in (image_key, label_key))
-    splits, entries = {}, []
+    splits, entries, notes = {}, list(find_files(builder)), []
+    content = hashlib.sha256("\n".join(entries).encode()).hexdigest()
     for name, slices in choose_slices(place, builder.info, config).items():
         source = open_source(builder, slices, image_key)
         entry = f"{builder.info.full_name} {slices} {len(source)}"
         labels = remember.array(
-            f"labels {builder.data_dir} {entry} {label_key}",
+            f"labels {content} {entry} {label_key}",
             lambda source=source: read_labels(source, label_key),
         )
+        if len(labels) and labels.min() < 0:
+            if getattr(config, f"{name}_split") or name == "train":
+                raise DataError(f"tfds:{place} has images without a label in {slices}")
+            notes.append(f"{slices} has images without a label, and is left out")
+            continue
         names = np.array(
             [f"{slices}/{number}" for number in range(len(labels))], object
         )
@@ -56,8 +65,23 @@ def load_tfds(place: str, config) -> Source:
     height, width, channels = image.shape
     size = height if height == width and height else 0
     return Source(
-        tuple(label.names), splits, size, 1 if channels == 1 else 3, tuple(entries)
+        tuple(label.names),
+        splits,
+        size,
+        1 if channels == 1 else 3,
+        tuple(entries),
+        tuple(notes),
     )
+
+
+def find_files(builder: Any) -> Iterator[str]:
+    """Yields "HASH NAME" of each file of a prepared set, as of a folder's files."""
+    root = Path(builder.data_dir)
+    files = [
+        File(path.name, path.stat().st_size, path.stat().st_mtime_ns)
+        for path in (sorted(root.iterdir()) if root.is_dir() else ())
+    ]
+    yield from fingerprint(Files(str(root), files))
 
 
 def find_builder(place: str, **options: Any) -> Any:

@@ -34,7 +34,7 @@ def load(config) -> Source:
             train, config.labels_per_class, class_names, config.seed
         )
     if config.train_fraction < 1:
-        train = splits.keep_fraction(train, config.train_fraction, class_names, config)
+        train = splits.keep_fraction(train, config.train_fraction, config.seed)
     divided["train"] = train
     empty = [name for name, split in divided.items() if not len(split.labels)]
     if empty:

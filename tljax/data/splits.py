@@ -170,9 +170,12 @@ def keep_per_class(split: Split, count: int, class_names, seed: int) -> Split:
     return take(split, np.sort(np.concatenate(chosen)))
 
 
-def keep_fraction(split: Split, fraction: float, class_names, config) -> Split:
-    """Returns a share of the examples, every class in proportion, chosen by seed."""
-    places = np.arange(len(split.labels))
-    count = round(fraction * len(places))
-    _, taken = divide(split, places, count, class_names, config)
-    return take(split, np.sort(taken))
+def keep_fraction(split: Split, fraction: float, seed: int) -> Split:
+    """Returns a share of the examples of every class, one at least, chosen by seed."""
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(split.labels):
+        places = np.flatnonzero(split.labels == label)
+        count = max(round(fraction * len(places)), 1)
+        chosen.append(rng.choice(places, count, replace=False))
+    return take(split, np.sort(np.concatenate(chosen)))
