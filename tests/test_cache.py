@@ -13,8 +13,9 @@ import pictures
 import pytest
 
 from tljax.config import Data
-from tljax.data import cache, examples, remember, sources
-from tljax.data.canvas import Drawings
+from tljax.data import cache, examples, folder, remember, sources
+from tljax.data.canvas import Canvas, Drawings
+from tljax.data.decode import BadImage
 from tljax.data.skipped import Skipped
 from tljax.errors import DataError
 
@@ -41,12 +42,12 @@ def decoded_count(monkeypatch):
     return count
 
 
-def open_train(root, **changes):
+def open_train(root, allowed=0.0, **changes):
     """Returns the training split of a folder, kept on disk."""
     data = Data(source=f"folder:{root}", cache="disk", num_threads=2, **changes)
     source = sources.load(data)
     plan = examples.plan(source, data, dict.fromkeys(source.splits, 8), 10**9, PASS)
-    skipped = Skipped(99, 0.0, print)
+    skipped = Skipped(99, allowed, print)
     return examples.open_split(source, "train", plan, data, skipped, PASS)
 
 
@@ -89,10 +90,10 @@ def test_another_file_another_size_or_another_choice_is_another_cache(
 )
 def test_a_damaged_cache_is_made_again(root, home, decoded_count, damage):
     expected = pixels(open_train(root))
-    (folder,) = (path for path in (home / "decoded").iterdir() if path.is_dir())
-    index = folder / "index.npz"
+    (place,) = (path for path in (home / "decoded").iterdir() if path.is_dir())
+    index = place / "index.npz"
     if damage == "pixels cut":
-        os.truncate(folder / "pixels", 100)
+        os.truncate(place / "pixels", 100)
     elif damage == "index cut":
         os.truncate(index, 100)
     elif damage == "bit flip":
@@ -157,8 +158,8 @@ def test_a_process_killed_while_it_decodes_leaves_no_half_cache(root, home):
     assert part.suffix == ".part"
     split = open_train(root)
     np.testing.assert_array_equal(pixels(split)[7], split.drawings[7].pixels)
-    (folder,) = (path for path in (home / "decoded").iterdir() if path.is_dir())
-    assert folder.suffix == ""
+    (place,) = (path for path in (home / "decoded").iterdir() if path.is_dir())
+    assert place.suffix == ""
 
 
 def test_a_second_process_waits_for_the_first(home):
@@ -196,3 +197,36 @@ def test_what_takes_long_is_remembered_and_found_again_when_damaged(home):
     assert len(calls) == 2
     remember.array("other", find)
     assert len(calls) == 3
+
+
+def test_a_failure_to_read_that_passes_is_not_kept(root, monkeypatch):
+    read = folder.Files.__getitem__
+
+    def fail(self, place):
+        if place == 3:
+            raise BadImage("Input/output error")
+        return read(self, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Files, "__getitem__", fail)
+        assert open_train(root, allowed=0.5).decoded.errors[3] == "Input/output error"
+    assert open_train(root).decoded.errors[3] == ""
+
+
+def test_damage_that_cannot_be_mended_is_named(root, home):
+    open_train(root)
+    (path,) = (home / "decoded").glob("*/pixels")
+    data = bytearray(path.read_bytes())
+    data[3] ^= 4
+    path.write_bytes(data)
+    split = open_train(root)
+    (root / "train/digit0/000.jpg").unlink()
+    with pytest.raises(DataError, match="decoded image 0 is damaged, and so is its f"):
+        pixels(split)
+
+
+def test_an_image_too_thin_to_be_resized_is_skipped():
+    thin = np.zeros((1, 20_000, 3), np.uint8)
+    drawn = Drawings([thin], Canvas(224, 224, 3), 10**7)[0]
+    assert drawn.error == "20000x1 is too thin to be resized to 224 pixels"
+    assert not Drawings([thin[:, :20]], Canvas(224, 224, 3), 10**7)[0].error

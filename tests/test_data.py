@@ -117,6 +117,13 @@ def test_a_fraction_keeps_the_share_of_every_class():
     )
 
 
+def test_a_fraction_may_leave_few_out_and_keeps_every_class():
+    most = sources.load(Data(train_fraction=0.999)).splits["train"]
+    least = sources.load(Data(train_fraction=0.001)).splits["train"]
+    assert len(most.labels) > 1100
+    assert np.bincount(least.labels).tolist() == [1] * 10
+
+
 def some(counts, seed=0):
     """Returns a split of so many examples of each class, in mixed order."""
     rng = np.random.default_rng(seed)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pictures
 import pytest
+from PIL import Image
 
 from tljax.config import Data
 from tljax.data import sources
@@ -176,3 +177,20 @@ def test_a_file_without_permission_has_a_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(BadImage, match="Permission denied"):
         source.splits["train"].images[0]
+
+
+def test_splits_without_training_images_are_no_classes(tmp_path):
+    root = pictures.write_digits(tmp_path, {"val": 3, "test": 3})
+    with pytest.raises(DataError, match="has test and val, but no train"):
+        load(root)
+
+
+def test_a_plain_format_is_known_by_all_of_its_bytes(tmp_path):
+    root = pictures.write_digits(tmp_path, BOTH)
+    path = root / "train/digit0/plain.bmp"
+    image = Image.new("RGB", (100, 100))
+    image.save(path)
+    before = load(root).fingerprint()
+    image.paste("red", (20, 40, 60, 60))
+    image.save(path)
+    assert load(root).fingerprint() != before

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 import tiny_shapes
 
 from tljax.config import Config, Data, Model
-from tljax.data import decode, prepare, sources
+from tljax.data import decode, prepare, records, sources
 from tljax.errors import ConfigError, DataError
 from tljax.train import train_and_evaluate
 
@@ -63,6 +63,34 @@ def test_slices_are_written_as_tfds_writes_them():
     names = [source.splits[name].names[0] for name in ("train", "val")]
     assert names == ["train[:50%]/0", "train[50%:]/0"]
     assert source.fingerprint() != load().fingerprint()
+
+
+def test_images_without_a_label_are_no_test(monkeypatch, tmp_path):
+    """As the test of ImageNet: -1 stands for what nobody tells."""
+    monkeypatch.setenv("TLJAX_HOME", str(tmp_path / "unlabelled"))
+    read = records.read_labels
+
+    def unlabelled(source, key):
+        labels = read(source, key)
+        return labels if len(labels) > 4 else -np.ones_like(labels)
+
+    monkeypatch.setattr(records, "read_labels", unlabelled)
+    source = load()
+    assert set(source.splits) == {"train", "val"}
+    assert source.notes == ("test has images without a label, and is left out",)
+    with pytest.raises(DataError, match="has images without a label in test"):
+        load(test_split="test")
+
+
+def test_a_set_prepared_anew_in_place_is_another_set(data_dir):
+    builder = tfds.builder("tiny_shapes")
+    before = list(records.find_files(builder))
+    (path,) = data_dir.glob("tiny_shapes/1.0.0/*train*")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    changed = list(records.find_files(builder))
+    path.write_bytes(data)
+    assert changed != before == list(records.find_files(builder))
 
 
 def test_a_version_may_be_named():
