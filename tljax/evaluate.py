@@ -223,7 +223,7 @@ def describe(run: Run, saved: Saved, outcome: Outcome) -> dict[str, Any]:
     """Returns what the numbers are the numbers of."""
     return {
         "temperature_split": "val",
-        "skipped": outcome.examples.skipped.as_json(),
+        "skipped": outcome.examples.skipped.reasons,
         "started_from": saved.meta["started_from"],
         "transform": saved.meta["transform"],
         "data": {"fingerprint": run.source.fingerprint()},

@@ -138,10 +138,13 @@ def open_source(builder: Any, slices: str, image_key: str) -> Any:
     decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
         return builder.as_data_source(split=slices, decoders=decoders)
+    # TFDS's ways to say that nothing is there, and that it is in another format.
     except (AssertionError, NotImplementedError):
+        chosen = builder.builder_config
+        name = f"{builder.name}/{chosen.name}" if chosen else builder.name
         raise DataError(
-            f"tfds:{builder.info.name} has not been prepared as ArrayRecord in "
-            f"{builder.data_dir}; run: python -m tljax.data.prepare {builder.info.name}"
+            f"tfds:{name} has not been prepared as ArrayRecord in {builder.data_dir}; "
+            f"run: python -m tljax.data.prepare {name}"
         ) from None
     except (ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -37,7 +37,3 @@ class Skipped:
             self.say(f"skipped: {quote(name)}: {quote(reason, 120)}")
         elif len(self.reasons) == NAMED + 1:
             self.say("skipped: more images; the result names all of them")
-
-    def as_json(self) -> dict[str, str]:
-        """Returns name -> reason."""
-        return dict(self.reasons)
