@@ -84,9 +84,9 @@ def open_ours(folder: str, cache: str):
     source = sources.load(config)
     resizes = dict.fromkeys(source.splits, 256)
     silent = lambda rows, total, text: rows  # noqa: E731
-    plan = examples.plan(source, config, resizes, 10**10, silent)
+    storage = examples.choose_storage(source, config, resizes, 10**10, silent)
     skipped = Skipped(IMAGES.value, 0.0, print)
-    split = examples.open_split(source, "train", plan, config, skipped, silent)
+    split = examples.open_split(source, "train", storage, config, skipped, silent)
     readers = examples.readers_of(config, split.drawings.canvas.bytes)
     course = Course(Order(0, split.split.labels), BATCH.value)
     return loader.train_batches(split, course, 0, readers), len(split.split.labels)

@@ -46,9 +46,11 @@ def open_train(root, allowed=0.0, **changes):
     """Returns the training split of a folder, kept on disk."""
     data = Data(source=f"folder:{root}", cache="disk", num_threads=2, **changes)
     source = sources.load(data)
-    plan = examples.plan(source, data, dict.fromkeys(source.splits, 8), 10**9, PASS)
+    storage = examples.choose_storage(
+        source, data, dict.fromkeys(source.splits, 8), 10**9, PASS
+    )
     skipped = Skipped(99, allowed, print)
-    return examples.open_split(source, "train", plan, data, skipped, PASS)
+    return examples.open_split(source, "train", storage, data, skipped, PASS)
 
 
 def pixels(split):

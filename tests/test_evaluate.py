@@ -200,9 +200,9 @@ def test_a_folder_with_hard_names_and_a_bad_file(folder, call):
     assert [row["support"] for row in found["per_class"]] == [7, 6, 7]
     # Training images are seen as all others are, not as in training.
     run = prepare(workdirs.load_config(workdir), workdir)
-    shape = run.plan.canvases["val"]
-    assert evaluate.plan_of(run, "train").canvases == {"train": shape}
-    assert run.plan.canvases["train"] != shape
+    shape = run.storage.canvases["val"]
+    assert evaluate.storage_of(run, "train").canvases == {"train": shape}
+    assert run.storage.canvases["train"] != shape
     assert call(f"--workdir={workdir}", "--split=train")[0] == 0
     assert read(workdir / "evaluation_train")[0]["num_examples"] == 36
 

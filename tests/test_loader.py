@@ -42,9 +42,9 @@ def opened(folder, monkeypatch, tmp_path):
         source = sources.load(data)
         resizes = dict.fromkeys(source.splits, 8)
         track = lambda rows, total, text: rows  # noqa: E731
-        plan = examples.plan(source, data, resizes, 10**9, track)
+        storage = examples.choose_storage(source, data, resizes, 10**9, track)
         skipped = Skipped(24, data.max_bad_fraction, print)
-        split = examples.open_split(source, "train", plan, data, skipped, track)
+        split = examples.open_split(source, "train", storage, data, skipped, track)
         return split, examples.readers_of(data)
 
     return make

@@ -19,7 +19,7 @@ def dry_run(config: Config) -> None:
     run = prepare(config)
     state = run.abstract_state()
     print(run.describe())
-    print(run.plan.news)
+    print(run.storage.news)
     print_model(run)
     print_schedule(run)
     print_memory(run, state)

@@ -166,43 +166,43 @@ def predict_splits(run: Run, saved: Saved, names: set[str]) -> dict[str, Outcome
         run.abstract_state().variables,
         mesh,
     )
-    plans = {name: plan_of(run, name) for name in sorted(names)}
+    storages = {name: storage_of(run, name) for name in sorted(names)}
     programs = {
         shape: network.compile_predict(
             run.config, run.model, run.transform, variables, run.batch_size, shape, mesh
         )
-        for shape in {plan.canvases[name] for name, plan in plans.items()}
+        for shape in {storage.canvases[name] for name, storage in storages.items()}
     }
     outcomes = {}
-    for name, plan in plans.items():
+    for name, storage in storages.items():
         total = sum(len(split.labels) for split in run.source.splits.values())
         limit = run.config.data.max_bad_fraction
         opened = examples.open_split(
             run.source,
             name,
-            plan,
+            storage,
             run.config.data,
             Skipped(total, limit, print_line),
             track,
         )
-        program = programs[plan.canvases[name]]
+        program = programs[storage.canvases[name]]
         outcomes[name] = predict(run, opened, program, variables)
     return outcomes
 
 
-def plan_of(run: Run, name: str) -> examples.Plan:
+def storage_of(run: Run, name: str) -> examples.Storage:
     """Returns how the images of a split are kept.
 
     Those of training are evaluated as all others are: on a canvas of their own, and
     decoded for this once.
     """
     if name != "train":
-        return run.plan
-    shape = run.plan.canvases["val"]
+        return run.storage
+    shape = run.storage.canvases["val"]
     if not run.source.size:
         sizes = examples.find_sizes(run.source, name, run.config.data, track)
         shape = canvas.fit(sizes, run.transform.resize, run.source.channels)
-    return examples.Plan({name: shape}, "none", "")
+    return examples.Storage({name: shape}, "none", "")
 
 
 def predict(run: Run, opened: Examples, program: Any, variables: Any) -> Outcome:

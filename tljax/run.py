@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tljax import checkpoint, optim, parallel, terminal, workdirs
 from tljax.config import Config, check_steps
 from tljax.data import examples, sources, transforms, views
-from tljax.data.examples import Plan
+from tljax.data.examples import Storage
 from tljax.data.splits import Source
 from tljax.data.transforms import Transform
 from tljax.errors import CheckpointError, ConfigError
@@ -39,8 +39,8 @@ class Run(NamedTuple):
     """What a config stands for: data, devices, model, optimiser; nothing compiled.
 
     `given` are the weights to start from, None for a random start and where the run
-    goes on from what is `saved`; `transform` is how images are made in it, `plan` how
-    they are kept.
+    goes on from what is `saved`; `transform` is how images are made in it, `storage`
+    how they are kept.
     """
 
     config: Config
@@ -51,7 +51,7 @@ class Run(NamedTuple):
     saved: Saved | None
     given: Weights | None
     transform: Transform
-    plan: Plan
+    storage: Storage
     model: nn.Module
     schedule: optax.Schedule
     tx: optax.GradientTransformation
@@ -88,8 +88,8 @@ class Run(NamedTuple):
 
     def abstract_batch(self, split: str) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of a batch of a split."""
-        size, canvas = (self.batch_size,), self.plan.canvases[split]
-        if split == "train" and self.plan.cache == "device":
+        size, canvas = (self.batch_size,), self.storage.canvases[split]
+        if split == "train" and self.storage.cache == "device":
             return {"index": jax.ShapeDtypeStruct(size, jnp.int32)}
         batch = abstract_images(self.batch_size, canvas)
         if split != "train":
@@ -98,10 +98,10 @@ class Run(NamedTuple):
 
     def abstract_stored(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shapes and dtypes of the training images that lie on the device."""
-        if self.plan.cache != "device":
+        if self.storage.cache != "device":
             return {}
         num_images = len(self.source.splits["train"].labels)
-        return abstract_images(num_images, self.plan.canvases["train"])
+        return abstract_images(num_images, self.storage.canvases["train"])
 
     def describe(self) -> str:
         """Returns one line on model, data and devices."""
@@ -155,14 +155,14 @@ def prepare(
         saved = find_saved(workdir)
     given = None if saved else load_given(config, source)
     transform = choose_transform(config, source, saved, given)
-    plan = plan_images(config, source, transform, mesh)
+    storage = choose_storage(config, source, transform, mesh)
     model = task.create_model(config, len(source.class_names))
     schedule = optim.create_schedule(config.optim, config.num_steps)
     tx = optim.create_optimizer(config.optim, schedule)
     if config.transfer.batch_norm == "frozen":
         tx = optim.freeze_batch_norm(tx)
     run = Run(
-        config, task, mesh, source, batch_size, saved, given, transform, plan, model,
+        config, task, mesh, source, batch_size, saved, given, transform, storage, model,
         schedule, tx,
     )  # fmt: skip
     if given is not None:
@@ -270,14 +270,16 @@ def margin(crop: int) -> int:
     return round(crop * 8 / 7)
 
 
-def plan_images(
+def choose_storage(
     config: Config, source: Source, transform: Transform, mesh: Mesh
-) -> Plan:
+) -> Storage:
     """Returns how the images of a run are kept."""
     resizes = dict.fromkeys(source.splits, transform.resize)
     resizes["train"] = config.data.train_resize or transform.resize
     device_bytes = parallel.memory_of(mesh)
-    return examples.plan(source, config.data, resizes, device_bytes, terminal.track)
+    return examples.choose_storage(
+        source, config.data, resizes, device_bytes, terminal.track
+    )
 
 
 class Programs(NamedTuple):

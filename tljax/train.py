@@ -70,7 +70,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     terminal.say(run.describe())
     for note in run.source.notes:
         terminal.say(note)
-    terminal.say(run.plan.news)
+    terminal.say(run.storage.news)
     start = begin_or_resume(run, workdir)
     terminal.say(start.news)
     splits = open_splits(run, terminal)
@@ -137,7 +137,7 @@ def open_splits(run: Run, terminal: Terminal) -> dict[str, Examples]:
     skipped = Skipped(total, run.config.data.max_bad_fraction, terminal.say)
     return {
         name: examples.open_split(
-            run.source, name, run.plan, run.config.data, skipped, track
+            run.source, name, run.storage, run.config.data, skipped, track
         )
         for name in run.source.splits
     }
@@ -150,15 +150,15 @@ def train_batches(
     data = run.config.data
     order = Order(run.config.seed, split.split.labels, data.balanced)
     course = Course(order, run.batch_size, jax.process_index(), jax.process_count())
-    on_device = run.plan.cache == "device"
+    on_device = run.storage.cache == "device"
     readers = examples.readers_of(data, split.drawings.canvas.bytes)
     batches = loader.train_batches(split, course, first_step, readers, on_device)
     return parallel.shard_batches(batches, run.mesh)
 
 
 def stored_images(run: Run, split: Examples) -> dict[str, jax.Array]:
-    """Returns the training images on the devices, where that is the plan."""
-    if run.plan.cache != "device":
+    """Returns the training images on the devices, where they are kept there."""
+    if run.storage.cache != "device":
         return {}
     return jax.device_put(loader.on_device(split), parallel.replicated(run.mesh))
 
@@ -208,7 +208,7 @@ def describe_result(run: Run, start: Start) -> dict[str, Any]:
         "class_names": list(run.source.class_names),
         "started_from": start.meta["started_from"],
         "transform": start.meta["transform"],
-        "data": {"fingerprint": start.meta["fingerprint"], "cache": run.plan.cache},
+        "data": {"fingerprint": start.meta["fingerprint"], "cache": run.storage.cache},
         "device": parallel.describe(run.mesh),
         "versions": versions(),
         "config": start.meta["config"],

@@ -26,7 +26,7 @@ READ_AHEAD = 512 * 2**20
 Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
-class Plan(NamedTuple):
+class Storage(NamedTuple):
     """How the images of a run are kept, before any of them is decoded.
 
     Attributes:
@@ -59,9 +59,9 @@ class Examples(NamedTuple):
     skipped: Skipped
 
 
-def plan(
+def choose_storage(
     source: Source, config, resizes: dict[str, int], device_bytes: int, track: Track
-) -> Plan:
+) -> Storage:
     """Returns how images are kept; reads the header of each file once.
 
     `config` is the `data` part of a Config, `resizes` the shorter side of the images of
@@ -103,7 +103,7 @@ def plan(
         f"{size_of(training)} of training; the device has {size_of(device_bytes)}; at "
         f"most {size_of(readers.buffer * canvases['train'].bytes)} are read ahead"
     )
-    return Plan(canvases, kept, news)
+    return Storage(canvases, kept, news)
 
 
 def size_of(count: int) -> str:
@@ -150,15 +150,15 @@ def readers_of(config, image_bytes: int = 1) -> Readers:
 
 
 def open_split(
-    source: Source, name: str, plan: Plan, config, skipped: Skipped, track: Track
+    source: Source, name: str, storage: Storage, config, skipped: Skipped, track: Track
 ) -> Examples:
     """Returns a split ready to be loaded; decodes it where that is to be done once.
 
     Raises DataError where too many of its images cannot be used.
     """
-    split, shape = source.splits[name], plan.canvases[name]
+    split, shape = source.splits[name], storage.canvases[name]
     drawings = Drawings(split.images, shape, max_pixels(config))
-    if plan.cache == "none":
+    if storage.cache == "none":
         return Examples(split, drawings, None, None, skipped)
 
     def draw() -> Iterator[Drawn]:

@@ -88,7 +88,7 @@ def show(config: Config, folder: Path) -> dict[str, Any]:
     run = prepare(config)
     source = run.source
     terminal = Terminal("data", run.config.num_steps, run.batch_size)
-    for line in (run.describe(), *source.notes, run.plan.news):
+    for line in (run.describe(), *source.notes, run.storage.news):
         terminal.say(line)
     splits = train.open_splits(run, terminal)
     images, targets = first_seen(run, splits["train"])
@@ -172,9 +172,9 @@ def describe(run: Run, splits: dict[str, Examples]) -> dict[str, Any]:
         "source": config.source,
         "fingerprint": source.fingerprint(),
         "seen": {"height": height, "width": width, "channels": channels},
-        "splits": survey.describe_splits(source, run.plan, config, track),
+        "splits": survey.describe_splits(source, run.storage, config, track),
         "classes": survey.describe_classes(source),
-        "kept": run.plan.news,
+        "kept": run.storage.news,
         "notes": list(source.notes),
         "skipped": dict(splits["train"].skipped.reasons),
         "copies": copies,

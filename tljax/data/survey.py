@@ -7,7 +7,7 @@ import numpy as np
 
 from tljax.data import cache, duplicates, examples, reader
 from tljax.data.duplicates import Copies, Print
-from tljax.data.examples import Examples, Plan
+from tljax.data.examples import Examples, Storage
 from tljax.data.splits import Source
 
 # Images that one reader takes at a time: small ones take less than handing them over.
@@ -39,7 +39,7 @@ def measure(sizes: np.ndarray) -> dict[str, list[int]]:
     return {name: sizes[order[place]].tolist() for name, place in chosen.items()}
 
 
-def describe_splits(source: Source, plan: Plan, config, track) -> dict[str, Any]:
+def describe_splits(source: Source, storage: Storage, config, track) -> dict[str, Any]:
     """Returns what JSON says of each split; `config` is the `data` part of a Config."""
     found = {}
     for name, counts in count_classes(source).items():
@@ -50,7 +50,7 @@ def describe_splits(source: Source, plan: Plan, config, track) -> dict[str, Any]
             "smallest_class": class_at(source, counts, int(counts.argmin())),
             "ratio": ratio(counts),
             "original_size": measure(sizes),
-            "canvas": list(plan.canvases[name]),
+            "canvas": list(storage.canvases[name]),
         }
     return found
 
