@@ -34,6 +34,7 @@ from tljax.pretrained.weights import FORMS, LOADERS
 from tljax.settings import section, setting
 from tljax.tasks import TASKS
 from tljax.tasks.classification import PRECISIONS
+from tljax.tasks.losses import LOSSES
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -46,6 +47,16 @@ class Model:
         "standard",
         '"small" (3x3, stride 1, no pool) is for images of 64 px and less',
         choices=("standard", "small"),
+    )
+    dropout: float = setting(
+        0.0, "share of the last layer's inputs dropped in training", low=0, below=1
+    )
+    stochastic_depth: float = setting(
+        0.0,
+        "share of images that skip the last block in training; less for the blocks "
+        "before it, linearly down to 0 for the first",
+        low=0,
+        below=1,
     )
 
 
@@ -183,6 +194,10 @@ class Optim:
 class Loss:
     """The training loss."""
 
+    name: str = setting("cross_entropy", "what is minimised", choices=LOSSES)
+    focal_gamma: float = setting(
+        2.0, "focal: how little what is right already counts; 0 = cross_entropy", low=0
+    )
     label_smoothing: float = setting(
         0.0, "share of the target spread over all classes", low=0, below=1
     )

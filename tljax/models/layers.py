@@ -92,6 +92,25 @@ def along_last(values: jax.Array, ndim: int) -> jax.Array:
     return values.reshape((1,) * (ndim - 1) + values.shape)
 
 
+def drop(x: jax.Array, rate: float) -> jax.Array:
+    """Returns x with a `rate` of its values 0 and the others times 1 / (1 - rate).
+
+    Srivastava et al. 2014 (JMLR 15), as torch's `dropout`. To be called in a module
+    that is given the rng "dropout", which rate 0 does not need.
+    """
+    return nn.Dropout(rate, deterministic=False)(x) if rate else x
+
+
+def drop_rows(x: jax.Array, rate: float) -> jax.Array:
+    """Returns x [b, ...] with a `rate` of its rows 0 and the others as `drop` has them.
+
+    Huang et al. 2016 (arXiv 1603.09382), as torchvision's `stochastic_depth` in the
+    mode "row": each image of a batch has a draw of its own.
+    """
+    rest = tuple(range(1, x.ndim))
+    return nn.Dropout(rate, rest, deterministic=False)(x) if rate else x
+
+
 def linear(features: int, fan_in: int, *, name: str) -> nn.Dense:
     """Returns a dense layer initialised as `torch.nn.Linear` is.
 

@@ -23,6 +23,7 @@ class BasicBlock(nn.Module):
     stride: int = 1
     groups: int = 1
     width_per_group: int = 64
+    drop_rate: float = 0.0
     dtype: jnp.dtype | None = None
     expansion = 1
 
@@ -30,7 +31,8 @@ class BasicBlock(nn.Module):
     def __call__(self, x: jax.Array, running: bool) -> jax.Array:
         """Returns [b, h/stride, w/stride, planes].
 
-        With `running`, BatchNorm normalises with its running statistics.
+        With `running`, BatchNorm normalises with its running statistics. Images skip
+        the convolutions, each on its own, at `drop_rate`.
         """
         if self.groups != 1 or self.width_per_group != 64:
             raise ValueError("a basic block has groups 1 and width_per_group 64")
@@ -39,7 +41,7 @@ class BasicBlock(nn.Module):
         y = conv(self.planes, 3, self.stride, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.planes, 3, name="conv2")(y)
-        y = norm(name="bn2")(y)
+        y = layers.drop_rows(norm(name="bn2")(y), self.drop_rate)
         return nn.relu(y + shortcut(x, self.planes, self.stride, conv, norm))
 
 
@@ -50,12 +52,13 @@ class Bottleneck(nn.Module):
     stride: int = 1
     groups: int = 1
     width_per_group: int = 64
+    drop_rate: float = 0.0
     dtype: jnp.dtype | None = None
     expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, running: bool) -> jax.Array:
-        """Returns [b, h/stride, w/stride, 4 * planes]; `running` as in BasicBlock."""
+        """Returns [b, h/stride, w/stride, 4 * planes]; as BasicBlock."""
         conv = functools.partial(layers.convolution, dtype=self.dtype)
         norm = functools.partial(layers.BatchNorm, running, dtype=self.dtype)
         inner = int(self.planes * (self.width_per_group / 64.0)) * self.groups
@@ -69,7 +72,7 @@ class Bottleneck(nn.Module):
         y = conv(inner, 3, self.stride, self.groups, name="conv2")(y)
         y = nn.relu(norm(name="bn2")(y))
         y = conv(outer, 1, name="conv3")(y)
-        y = norm(name="bn3")(y)
+        y = layers.drop_rows(norm(name="bn3")(y), self.drop_rate)
         return nn.relu(y + shortcut(x, outer, self.stride, conv, norm))
 
 
@@ -94,6 +97,11 @@ class ResNet(nn.Module):
         and no pool, for images of 64 px and less.
       frozen_statistics: BatchNorm normalises with its running statistics, and leaves
         them alone, in training too.
+      dropout: rate at which pooled features are dropped before `fc`, in training.
+      stochastic_depth: rate at which an image skips the last block, in training. It
+        grows linearly from 0 at the first block, `rate * block / (blocks - 1)`: the
+        convention of torchvision's ConvNeXt. Huang et al. 2016 (arXiv 1603.09382)
+        begin at `rate / blocks`.
       dtype: of the computation, bfloat16 or None for the dtype of the images.
         Parameters, statistics, pooled features and logits are float32.
     """
@@ -106,6 +114,8 @@ class ResNet(nn.Module):
     width_per_group: int = 64
     stem: Literal["standard", "small"] = "standard"
     frozen_statistics: bool = False
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -116,10 +126,12 @@ class ResNet(nn.Module):
 
         With `return_features`, returns `(logits, features)`: a dict of the outputs of
         stem, layer1..layer4 ([b, h, w, c]) and pooled ([b, c]). What a caller does not
-        use, the compiler leaves out.
+        use, the compiler leaves out. With `train` and one of the rates above 0, the rng
+        "dropout" is needed.
         """
         features = {}
         running = not train or self.frozen_statistics
+        rates = iter(self.drop_rates(train))
         x = features["stem"] = self.apply_stem(images, running)
         for stage, num_blocks in enumerate(self.stage_sizes, start=1):
             for index in range(num_blocks):
@@ -128,6 +140,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 1 and index == 0 else 1,
                     groups=self.groups,
                     width_per_group=self.width_per_group,
+                    drop_rate=next(rates),
                     dtype=self.dtype,
                     name=f"layer{stage}_{index}",
                 )(x, running)
@@ -136,8 +149,15 @@ class ResNet(nn.Module):
         pooled_dtype = jnp.promote_types(x.dtype, jnp.float32)
         x = features["pooled"] = jnp.mean(x, axis=(1, 2), dtype=pooled_dtype)
         if self.num_classes:
+            x = layers.drop(x, self.dropout if train else 0.0)
             x = layers.linear(self.num_classes, fan_in=x.shape[-1], name="fc")(x)
         return (x, features) if return_features else x
+
+    def drop_rates(self, train: bool) -> list[float]:
+        """Returns the rate at which images skip each block, 0 outside of training."""
+        num_blocks = sum(self.stage_sizes)
+        last, rate = max(num_blocks - 1, 1), self.stochastic_depth if train else 0.0
+        return [rate * block / last for block in range(num_blocks)]
 
     def apply_stem(self, images: jax.Array, running: bool) -> jax.Array:
         """Returns [b, h, w, width]; the standard stem leaves a quarter of h and w."""

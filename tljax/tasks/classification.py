@@ -1,4 +1,4 @@
-"""Classification: cross-entropy on labels, sums that are exact for any batch."""
+"""Classification: a loss on labels, sums that are exact for any batch."""
 
 import functools
 import math
@@ -14,8 +14,10 @@ from tljax import models
 from tljax.data import augment, views
 from tljax.data.operations import Operation, RandomResizedCrop
 from tljax.data.transforms import Transform
-from tljax.errors import ConfigError
 from tljax.state import TrainState
+
+# A run asks its task for the weights of classes.
+from tljax.tasks.losses import LOSSES, find_class_weights  # noqa: F401
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 
@@ -27,6 +29,8 @@ def create_model(config, num_classes: int) -> nn.Module:
         num_classes=num_classes,
         width=config.model.width,
         stem=config.model.stem,
+        dropout=config.model.dropout,
+        stochastic_depth=config.model.stochastic_depth,
         frozen_statistics=config.transfer.batch_norm != "train",
         dtype=PRECISIONS[config.precision],
     )
@@ -71,6 +75,9 @@ def train_step(
     key = jax.random.fold_in(state.key, state.step)
     num_classes = model.num_classes
     images, targets = see(key, batch, num_classes, transform, config.data.augment)
+    # `see` splits the key in two, which are its folds 0 and 1.
+    dropout_key = jax.random.fold_in(key, 2)
+    loss_of = LOSSES[config.loss.name]
 
     def loss_fn(params):
         logits, updated = model.apply(
@@ -78,12 +85,9 @@ def train_step(
             images,
             train=True,
             mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
         )
-        smooth = optax.smooth_labels(
-            targets.astype(logits.dtype), config.loss.label_smoothing
-        )
-        losses = weighted_cross_entropy(logits, smooth, class_weights)
-        loss = jnp.sum(losses) / total_weight(targets, class_weights)
+        loss = loss_of(logits, targets, config.loss, class_weights)
         return loss, (logits, updated["batch_stats"])
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
@@ -174,49 +178,6 @@ def predict(
     if len(found) == 1:
         return found[0]
     return jax.nn.logsumexp(jnp.stack(found), axis=0) - math.log(len(found))
-
-
-def weighted_cross_entropy(
-    logits: jax.Array, targets: jax.Array, class_weights: np.ndarray | None
-) -> jax.Array:
-    """Returns the cross-entropy [b] of logits [b, classes] with soft targets.
-
-    The term of each class is multiplied by its weight, as torch's `weight` does.
-    """
-    if class_weights is not None:
-        targets = targets * jnp.asarray(class_weights, targets.dtype)[None, :]
-    return optax.softmax_cross_entropy(logits, targets)
-
-
-def total_weight(targets: jax.Array, class_weights: np.ndarray | None) -> jax.Array:
-    """Returns what a batch weighs: the sum of the weights of its classes.
-
-    Of the targets before smoothing, as torch divides by it.
-    """
-    if class_weights is None:
-        return jnp.asarray(targets.shape[0], targets.dtype)
-    return jnp.sum(targets @ jnp.asarray(class_weights, targets.dtype))
-
-
-def find_class_weights(config, labels: np.ndarray, num_classes: int):
-    """Returns the weight of each class in the loss [num_classes], None for equal ones.
-
-    Balanced weights are n / (classes that occur * n_class), scikit-learn's; a class
-    without examples has 0. Raises ConfigError for a wrong number of weights.
-    """
-    weights = config.loss.class_weights
-    if weights and len(weights) != num_classes:
-        raise ConfigError(
-            f"config.loss.class_weights has {len(weights)} values; there are "
-            f"{num_classes} classes"
-        )
-    if weights:
-        return np.array(weights)
-    if not config.loss.balanced:
-        return None
-    counts = np.bincount(labels, minlength=num_classes)
-    share = len(labels) / np.sum(counts > 0)
-    return np.where(counts > 0, share / np.maximum(counts, 1), 0)
 
 
 def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:
