@@ -23,7 +23,8 @@ from absl import app, flags
 from benchmarks.photographs import write_photographs
 from tljax import train
 from tljax.config import Config, Data, HorizontalFlip, Model, RandomResizedCrop
-from tljax.run import compile_steps, prepare
+from tljax.programs import compile_steps
+from tljax.run import prepare
 from tljax.start import begin_or_resume
 from tljax.terminal import Terminal
 
@@ -42,7 +43,7 @@ def steps_of(config: Config, workdir: Path):
     workdir.mkdir()
     run = prepare(config)
     start = begin_or_resume(run, workdir)
-    programs = compile_steps(run, start.state)
+    programs = compile_steps(run)
     split = train.open_splits(run, Terminal("", 1, 1))["train"]
     stored = train.stored_images(run, split)
     batches = train.train_batches(run, split, 0)
@@ -51,7 +52,7 @@ def steps_of(config: Config, workdir: Path):
     def take(count: int) -> None:
         nonlocal state
         for _ in range(count):
-            state, metrics = programs.train_step(state, next(batches), stored)
+            state, metrics = programs.train_steps[0](state, next(batches), stored)
         jax.block_until_ready(metrics)
 
     take(1)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from phases import everything
 from sklearn import metrics as sklearn_metrics
 
 from tljax import optim
@@ -55,7 +56,12 @@ def parts():
     model = classification.create_model(config, 5)
     tx = optax.sgd(0.1)
     create = functools.partial(
-        classification.create_state, image_shape=(8, 8, 1), model=model, tx=tx
+        classification.create_state,
+        image_shape=(8, 8, 1),
+        model=model,
+        tx=tx,
+        phase=everything(model, (8, 8, 1)),
+        config=config,
     )
     return model, config, jax.jit(create)(jax.random.key(1))
 
@@ -70,7 +76,7 @@ def test_eval_step_counts_what_the_mask_lets_through(parts):
     )
     mask = np.array([1, 1, 1, 1, 0, 1], np.float32)
     sums = classification.eval_step(
-        state,
+        state.variables,
         {"image": images, "label": labels, "mask": mask},
         model=model,
         transform=Transform(),
@@ -97,7 +103,7 @@ def test_train_step_is_the_step_written_out(parts):
     )
     schedule = optim.create_schedule(config.optim, 10)
     tx = optim.create_optimizer(config.optim, schedule)
-    state = state.replace(opt_state=tx.init(state.params))
+    state = state.replace(opt_state=tx.init({"row0": state.params}))
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 8, 8, 1), np.uint8)
     labels = np.array([0, 1, 2, 2, 4, 4], np.int32)
@@ -119,6 +125,7 @@ def test_train_step_is_the_step_written_out(parts):
         model=model,
         tx=tx,
         schedule=schedule,
+        phase=everything(model, (8, 8, 1)),
         transform=Transform(),
         config=config,
     )
@@ -148,11 +155,12 @@ def test_anything_not_finite_is_noticed(parts, where):
         model=model,
         tx=tx,
         schedule=schedule,
+        phase=everything(model, (8, 8, 1)),
         transform=Transform(),
         config=config,
     )
     _, metrics = jax.jit(step)(
-        state.replace(opt_state=tx.init(state.params), **{where: poisoned}),
+        state.replace(opt_state=tx.init({"row0": state.params}), **{where: poisoned}),
         {"image": np.ones((2, 8, 8, 1), np.uint8), "label": np.zeros(2, np.int32)},
     )
     assert metrics["finite"] == 0

@@ -33,7 +33,7 @@ def test_every_field_is_read_somewhere():
     for name, _ in settings.fields(Config):
         last = name.rsplit(".", 1)[-1]
         assert re.search(
-            rf"\b(config|data|model|optim|loss|transfer|c)\.{last}\b", code
+            rf"\b(config|data|model|optim|loss|transfer|plan|c)\.{last}\b", code
         ), name
 
 

@@ -6,7 +6,7 @@ import pytest
 import recipe
 
 from tljax import convert, entry, models, pretrained, train
-from tljax.config import Transfer
+from tljax.config import Plan, Transfer
 from tljax.pretrained import catalog, files, mapping
 from tljax.run import find_saved
 
@@ -125,7 +125,8 @@ def trained(workdir):
 def test_batch_norm_is_trained_as_chosen(mode, path, tiny_config, tmp_path, capsys):
     config = tiny_config(
         pretrained=f"file:{path}",
-        transfer=Transfer(batch_norm=mode, head="keep"),
+        plan=Plan(batch_norm=mode),
+        transfer=Transfer(head="keep"),
         num_steps=2,
     )
     train.train_and_evaluate(config, tmp_path / "run")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from phases import everything
 
 from tljax import parallel
 from tljax.config import Config, Model
@@ -22,8 +23,14 @@ def train(num_devices, num_steps=3):
     model = classification.create_model(config, 3)
     schedule = optax.constant_schedule(0.05)
     tx = optax.sgd(schedule)
+    phase = everything(model, (8, 8, 1))
     create = functools.partial(
-        classification.create_state, image_shape=(8, 8, 1), model=model, tx=tx
+        classification.create_state,
+        image_shape=(8, 8, 1),
+        model=model,
+        tx=tx,
+        phase=phase,
+        config=config,
     )
     state = jax.jit(create, out_shardings=parallel.replicated(mesh))(jax.random.key(0))
     step = functools.partial(
@@ -31,6 +38,7 @@ def train(num_devices, num_steps=3):
         model=model,
         tx=tx,
         schedule=schedule,
+        phase=phase,
         transform=Transform(),
         config=config,
     )

@@ -148,6 +148,12 @@ class Checkpoints:
         """Returns the step that was best in validation, None where none was."""
         return self.manager.best_step()
 
+    def go_back(self, step: int) -> None:
+        """Deletes what was saved after a step: the run ends there."""
+        for folder in steps_in(self.directory):
+            if int(folder.name) > step:
+                self.manager.delete(int(folder.name))
+
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Returns whether a validation is better than that of every step saved."""
         return metrics.get("accuracy", -1.0) > self.best_accuracy

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from tljax import settings
-from tljax.data import operations, sources
+from tljax import consistency, settings
+from tljax.data import sources
 from tljax.data.examples import CACHES
 
 # Config files take the operations from here.
@@ -24,13 +24,13 @@ from tljax.data.operations import (  # noqa: F401
     VerticalFlip,
 )
 from tljax.data.views import EVAL_VIEWS
-from tljax.errors import ConfigError
 from tljax.models import MODELS
-from tljax.optim import BATCH_NORMS, OPTIMIZERS, SCHEDULES
+from tljax.optim import DECAY_TOWARDS, OPTIMIZERS, SCHEDULES
 from tljax.parallel import COMPILE_MODES
-from tljax.pretrained import catalog
+from tljax.plan import BATCH_NORMS, Row
+from tljax.presets import PRESETS
 from tljax.pretrained.adapt import INPUT_CHANNELS, RUN_HEADS
-from tljax.pretrained.weights import FORMS, LOADERS
+from tljax.pretrained.weights import FORMS
 from tljax.settings import section, setting
 from tljax.tasks import TASKS
 from tljax.tasks.classification import PRECISIONS
@@ -188,6 +188,24 @@ class Optim:
     accumulate_steps: int = setting(
         1, "steps whose gradients are averaged into one update", low=1
     )
+    decay_towards: str = setting(
+        "zero",
+        "what weights decay to: zero, or start, the weights that the run starts from "
+        "(L2-SP), but for the last layer, which decays to zero",
+        choices=DECAY_TOWARDS,
+    )
+    sam_radius: float = setting(
+        0.0,
+        "sharpness-aware minimisation: the gradient is taken this far uphill, at twice "
+        "the cost; 0 = at the weights themselves",
+        low=0,
+    )
+    ema_decay: float = setting(
+        0.0,
+        "of a moving average of the weights, which is evaluated beside them; 0 = none",
+        low=0,
+        below=1,
+    )
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -211,7 +229,7 @@ class Loss:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Transfer:
-    """How the weights to start from are taken, and what of them is trained."""
+    """How the weights to start from are taken."""
 
     head: str = setting(
         "auto",
@@ -225,14 +243,36 @@ class Transfer:
         "error, the sum of its kernel (for grey images), or its kernel repeated",
         choices=INPUT_CHANNELS,
     )
-    batch_norm: str = setting(
-        "train",
-        "train, frozen_statistics (normalise with the statistics of the weights, train "
-        "scales and offsets), or frozen (train nothing of it)",
-        choices=BATCH_NORMS,
-    )
     entry: str = setting(
         "", "state dict to take where a file holds several; empty = the usual one"
+    )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Plan:
+    """The fine-tuning plan: what trains, from which step on, how fast."""
+
+    preset: str = setting("full", "rows by name", choices=PRESETS)
+    rows: tuple[Row, ...] = setting(
+        (), "in place of a preset; the first that matches a parameter holds for it"
+    )
+    batch_norm: str = setting(
+        "auto", "presets: BatchNorm where it trains, as in rows", choices=BATCH_NORMS
+    )
+    phase_steps: int = setting(
+        0,
+        "head_then_full, gradual: steps from phase to phase; 0 = phases of one length",
+        low=0,
+    )
+    factor: float = setting(
+        0.75,
+        "layerwise_decay: learning rate of a block over that of the block above",
+        above=0,
+        high=1,
+    )
+    last_k: int = setting(1, "last_k: stages that train below the last layer", low=1)
+    recalibration_batches: int = setting(
+        100, "batches, of one epoch at most, that recalibrate measures", low=1
     )
 
 
@@ -253,6 +293,12 @@ class Config:
     )
     eval_every: int = setting(200, "steps between validations", low=0)
     checkpoint_every: int = setting(200, "steps between checkpoints", low=0)
+    patience: int = setting(
+        0,
+        "validations without a better accuracy after which the run ends with the best "
+        "step; 0 = never",
+        low=0,
+    )
     keep_checkpoints: int = setting(
         2,
         "latest checkpoints kept; the best one validated is kept beside",
@@ -286,6 +332,7 @@ class Config:
     optim: Optim = section(Optim, "the optimiser")
     loss: Loss = section(Loss, "the training loss")
     transfer: Transfer = section(Transfer, "how weights to start from are taken")
+    plan: Plan = section(Plan, "what trains, from which step on, how fast")
 
 
 # A dataclass cannot name its own type while it is made, and flags need the real one.
@@ -299,73 +346,5 @@ def validate(config: Config, name: str = "config") -> Config:
     for the first value of a wrong type, out of range, unknown, or at odds with another.
     """
     config = settings.check(config, name)
-    check_together(config, name)
+    consistency.check(config, name)
     return config
-
-
-def check_together(config: Config, prefix: str) -> None:
-    """Raises ConfigError where fields that are right alone are at odds."""
-    if config.pretrain is not None:
-        check_together(config.pretrain, f"{prefix}.pretrain")
-    data, optim = config.data, config.optim
-    if config.pretrained and config.pretrain is not None:
-        raise ConfigError(
-            f"{prefix}.pretrained = {config.pretrained!r} and {prefix}.pretrain are "
-            "both set; a run starts from one of them"
-        )
-    check_pretrained(config, prefix)
-    sources.check(data.source, f"{prefix}.data.source")
-    operations.check(data.augment)
-    if config.loss.balanced and config.loss.class_weights:
-        raise ConfigError(
-            f"{prefix}.loss.balanced and {prefix}.loss.class_weights are both set"
-        )
-    if data.val_fraction + data.test_fraction >= 1:
-        raise ConfigError(
-            f"{prefix}.data.val_fraction = {data.val_fraction} and test_fraction = "
-            f"{data.test_fraction} leave nothing to train on"
-        )
-    if min(data.std, default=1) <= 0:
-        raise ConfigError(f"{prefix}.data.std = {data.std} must be above 0")
-    if not config.num_epochs:
-        check_steps(config, prefix)
-    if optim.warmup_steps and optim.schedule == "one_cycle":
-        raise ConfigError(
-            f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be 0 with the "
-            "one_cycle schedule, which warms up by itself"
-        )
-
-
-def check_steps(config: Config, prefix: str) -> None:
-    """Raises ConfigError where settings are at odds with the number of steps."""
-    optim = config.optim
-    if optim.warmup_steps >= config.num_steps:
-        raise ConfigError(
-            f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be below "
-            f"{prefix}.num_steps = {config.num_steps}"
-        )
-    for name, steps in (
-        ("num_steps", config.num_steps),
-        ("optim.warmup_steps", optim.warmup_steps),
-        ("optim.decay_every", optim.decay_every if optim.schedule == "step" else 0),
-    ):
-        if steps % optim.accumulate_steps:
-            raise ConfigError(
-                f"{prefix}.{name} = {steps} must be a multiple of "
-                f"{prefix}.optim.accumulate_steps = {optim.accumulate_steps}"
-            )
-
-
-def check_pretrained(config: Config, prefix: str) -> None:
-    """Raises ConfigError where `pretrained` names nothing, or another architecture."""
-    kind, _, place = config.pretrained.partition(":")
-    if config.pretrained and (kind not in LOADERS or not place):
-        raise ConfigError(
-            f"{prefix}.pretrained = {config.pretrained!r} must be empty or "
-            + " or ".join(FORMS)
-        )
-    if kind == "torchvision" and catalog.find(place).model != config.model.name:
-        raise ConfigError(
-            f"{prefix}.pretrained = {config.pretrained!r} is a "
-            f"{catalog.find(place).model}; {prefix}.model.name = {config.model.name!r}"
-        )

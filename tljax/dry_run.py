@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from tljax import table
 from tljax.config import Config
-from tljax.run import Run, compile_steps, prepare
+from tljax.programs import compile_steps
+from tljax.run import Run, prepare
 
 
 def dry_run(config: Config) -> None:
@@ -17,12 +19,13 @@ def dry_run(config: Config) -> None:
         dry_run(config.pretrain)
         print("\nThe run itself:\n")
     run = prepare(config)
-    state = run.abstract_state()
     print(run.describe())
     print(run.storage.news)
     print_model(run)
+    for line in table.lines(run):
+        print(line)
     print_schedule(run)
-    print_memory(run, state)
+    print_memory(run)
 
 
 def print_model(run: Run) -> None:
@@ -49,16 +52,19 @@ def print_schedule(run: Run) -> None:
         print(f"  step {step:>8,}  {rate:<10.4g} {'#' * round(40 * rate / highest)}")
 
 
-def print_memory(run: Run, state) -> None:
-    """Prints what state and a training step take on each device; compiles both steps.
+def print_memory(run: Run) -> None:
+    """Prints what state and a training step take on each device; compiles the steps.
 
-    The state is counted; what a step needs beside it is the compiler's own figure.
+    The state is counted, in the last phase of the plan, which is the largest; what a
+    step needs beside it is the compiler's own figure.
     """
-    programs = compile_steps(run, state)
+    state = run.abstract_state(run.plan.phases[-1])
+    programs = compile_steps(run)
     parts = {
         "parameters": state.params,
         "BatchNorm statistics": state.batch_stats,
         "optimiser": state.opt_state,
+        "moving average": state.ema,
         "batch": run.abstract_batch("train"),
         "training images": run.abstract_stored(),
     }
@@ -66,9 +72,12 @@ def print_memory(run: Run, state) -> None:
     for name, tree in parts.items():
         share = run.mesh.size if name == "batch" else 1
         print(f"  {name:22} {megabytes(tree) / share:10.2f} MB")
-    needs = programs.train_step.memory_analysis()
-    print(f"  {'activations, gradients':22} {needs.temp_size_in_bytes / 1e6:10.2f} MB")
-    print(f"both steps compiled in {programs.seconds:.1f} s")
+    needs = max(
+        program.memory_analysis().temp_size_in_bytes
+        for program in programs.train_steps.values()
+    )
+    print(f"  {'activations, gradients':22} {needs / 1e6:10.2f} MB")
+    print(f"steps compiled in {programs.seconds:.1f} s")
 
 
 def megabytes(tree) -> float:

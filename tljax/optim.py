@@ -1,10 +1,12 @@
 """Learning-rate schedules and the optax chain, by name."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
-from flax import traverse_util
 
 # Each entry takes (optim config, number of updates) and returns update -> rate. Warm-up
 # is put in front of all but one_cycle, which has its own.
@@ -26,9 +28,9 @@ SCHEDULES = {
 }
 
 
-# What fine-tuning does with BatchNorm: train it; normalise with the statistics of the
-# weights; leave its scales and offsets alone as well.
-BATCH_NORMS = ("train", "frozen_statistics", "frozen")
+DECAY_TOWARDS = ("zero", "start")
+# Optimisers whose step is as long as the weights are, and which must see them whole.
+TRUST_RATIOS = ("lamb", "lars")
 
 
 def decay_mask(params: Any) -> Any:
@@ -102,25 +104,98 @@ def create_schedule(config, num_steps: int) -> optax.Schedule:
     return optax.join_schedules([rise, schedule], boundaries=[warmup])
 
 
-def create_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the chain: clip by global norm, decay weights, scale; or accumulate."""
-    tx = OPTIMIZERS[config.name](config, schedule)
+def create_optimizer(
+    config, schedule: optax.Schedule, rows: Mapping[str, Any] | None = None
+) -> optax.GradientTransformation:
+    """Returns the chain: clip by global norm, decay weights, scale; or accumulate.
+
+    `rows` are those of a plan: parameters, gradients and state are then dicts from the
+    names of the rows that train, each with a learning rate and a decay of its own,
+    while the norms of clipping and of SAM are over all of them. With
+    `config.sam_radius`, `update` needs a `grad_fn(params, _)`.
+    """
+    if rows is None:
+        tx = OPTIMIZERS[config.name](config, schedule)
+    else:
+        tx = by_row(
+            {name: create_for_row(config, schedule, row) for name, row in rows.items()}
+        )
     if config.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
     if config.accumulate_steps > 1:
         steps = optax.MultiSteps(tx, every_k_schedule=config.accumulate_steps)
         tx = steps.gradient_transformation()
+    if config.sam_radius:
+        # Foret et al. 2021 (arXiv 2010.01412).
+        uphill = optax.chain(optax.contrib.normalize(), optax.sgd(config.sam_radius))
+        tx = optax.contrib.sam(tx, uphill, opaque_mode=True)
     return tx
 
 
-def freeze_batch_norm(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns `tx` for all but BatchNorm's scales and offsets, which never change."""
+def create_for_row(
+    config, schedule: optax.Schedule, row
+) -> optax.GradientTransformation:
+    """Returns the optimiser of the parameters of a row.
 
-    def labels(params):
-        flat = traverse_util.flatten_dict(params)
-        frozen = {path[:-1] for path in flat if path[-1] == "scale"}
-        return traverse_util.unflatten_dict(
-            {path: "frozen" if path[:-1] in frozen else "trained" for path in flat}
-        )
+    It begins to count at the step at which the row joins, when the schedule of the run
+    is already further on.
+    """
+    if row.weight_decay is not None:
+        config = dataclasses.replace(config, weight_decay=row.weight_decay)
+    begun = row.unfreeze_at // config.accumulate_steps
+    tx = OPTIMIZERS[config.name](
+        config, lambda count: row.learning_rate * schedule(count + begun)
+    )
+    return towards_start(tx) if config.decay_towards == "start" else tx
 
-    return optax.partition({"trained": tx, "frozen": optax.set_to_zero()}, labels)
+
+def by_row(
+    transforms: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """Returns each transformation for the parameters under its name.
+
+    Names that the parameters lack have no part in it, and no state.
+    """
+
+    def init(params):
+        return {name: transforms[name].init(tree) for name, tree in params.items()}
+
+    def update(grads, state, params):
+        updates, states = {}, {}
+        for name, tree in grads.items():
+            updates[name], states[name] = transforms[name].update(
+                tree, state[name], params[name]
+            )
+        return updates, states
+
+    return optax.GradientTransformation(init, update)
+
+
+class TowardsStart(NamedTuple):
+    """The kernels at the beginning, and the state of the optimiser within."""
+
+    start: Any
+    inner: optax.OptState
+
+
+def towards_start(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns `tx` whose weight decay is towards the weights it is initialised with.
+
+    L2-SP, Li et al. 2018 (arXiv 1802.01483): `tx` sees the way that each kernel has
+    gone in place of the kernel. The last layer, `fc`, decays to zero, as there.
+    """
+
+    def start_of(path, leaf):
+        decays = decay_mask(leaf) and path[0].key != "fc"
+        return jnp.copy(leaf) if decays else jnp.zeros((), leaf.dtype)
+
+    def init(params):
+        start = jax.tree_util.tree_map_with_path(start_of, params)
+        return TowardsStart(start, tx.init(params))
+
+    def update(grads, state, params):
+        way = jax.tree.map(jnp.subtract, params, state.start)
+        updates, inner = tx.update(grads, state.inner, way)
+        return updates, TowardsStart(state.start, inner)
+
+    return optax.GradientTransformation(init, update)

@@ -1,7 +1,6 @@
-"""What a run consists of: its parts, its first state, its two compiled steps."""
+"""What a run consists of: its parts and its first state."""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +11,19 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tljax import checkpoint, optim, parallel, terminal, workdirs
-from tljax.config import Config, check_steps
-from tljax.data import examples, sources, transforms, views
+from tljax import checkpoint, optim, parallel, presets, terminal, workdirs
+from tljax import plan as plan_lib
+from tljax.config import Config
+from tljax.consistency import check_steps, check_unfreezing
+from tljax.data import examples, sources, transforms
 from tljax.data.examples import Storage
 from tljax.data.splits import Source
 from tljax.data.transforms import Transform
 from tljax.errors import CheckpointError, ConfigError
+from tljax.plan import Phase, Row, TrainingPlan
 from tljax.pretrained import adapt, transplant, weights
 from tljax.pretrained.weights import Weights
-from tljax.state import TrainState
+from tljax.state import TrainState, enter_phase
 from tljax.tasks import TASKS
 
 # Pixels of photographs where nothing else tells.
@@ -40,7 +42,7 @@ class Run(NamedTuple):
 
     `given` are the weights to start from, None for a random start and where the run
     goes on from what is `saved`; `transform` is how images are made in it, `storage`
-    how they are kept.
+    how they are kept, `plan` what of the model trains when.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Run(NamedTuple):
     transform: Transform
     storage: Storage
     model: nn.Module
+    plan: TrainingPlan
     schedule: optax.Schedule
     tx: optax.GradientTransformation
 
@@ -68,18 +71,21 @@ class Run(NamedTuple):
             self.image_shape,
             model=self.model,
             tx=self.tx,
+            phase=self.plan.phases[0],
+            config=self.config,
         )
 
-    def abstract_state(self) -> TrainState:
-        """Returns shapes and dtypes of the state; raises ConfigError if it has none."""
-        try:
-            return jax.eval_shape(self.create_state)
-        except (ValueError, ZeroDivisionError) as error:
-            reason = str(error).split("\n")[0]
-            raise ConfigError(
-                f"config.model cannot be built for images of {self.image_shape}: "
-                f"{reason}"
-            ) from error
+    def enter_phase(self, state: TrainState, phase: Phase) -> TrainState:
+        """Returns the state with which the first step of a phase begins."""
+        average = self.config.optim.ema_decay > 0
+        return enter_phase(state, phase, self.tx, keeps_average=average)
+
+    def abstract_state(self, phase: Phase | None = None) -> TrainState:
+        """Returns shapes and dtypes of the state in a phase, by default the first."""
+        state = jax.eval_shape(self.create_state)
+        if phase is None:
+            return state
+        return jax.eval_shape(lambda state: self.enter_phase(state, phase), state)
 
     def keeps_head(self) -> bool:
         """Returns whether the head of the given weights is taken."""
@@ -157,13 +163,13 @@ def prepare(
     transform = choose_transform(config, source, saved, given)
     storage = choose_storage(config, source, transform, mesh)
     model = task.create_model(config, len(source.class_names))
+    image_shape = (transform.crop, transform.crop, source.channels)
+    plan = make_plan(config, model, image_shape, saved)
     schedule = optim.create_schedule(config.optim, config.num_steps)
-    tx = optim.create_optimizer(config.optim, schedule)
-    if config.transfer.batch_norm == "frozen":
-        tx = optim.freeze_batch_norm(tx)
+    tx = optim.create_optimizer(config.optim, schedule, plan.rows)
     run = Run(
         config, task, mesh, source, batch_size, saved, given, transform, storage, model,
-        schedule, tx,
+        plan, schedule, tx,
     )  # fmt: skip
     if given is not None:
         transplant.check(given, run.abstract_state().variables, run.keeps_head())
@@ -181,6 +187,51 @@ def with_steps(config: Config, num_images: int, batch_size: int) -> Config:
         config = dataclasses.replace(config, num_steps=max(steps, every))
     check_steps(config, "config")
     return config
+
+
+def make_plan(
+    config: Config, model: nn.Module, image_shape, saved: Saved | None
+) -> TrainingPlan:
+    """Returns the plan that is saved, or that of the config.
+
+    Raises ConfigError where it is none for this model, or the model none for images of
+    `image_shape` (height, width, channels).
+    """
+    paths = parameter_paths(model, image_shape)
+    if saved is not None:
+        try:
+            rows = [Row(**row) for row in saved.meta["plan"]]
+            return plan_lib.resolve(rows, paths)
+        except (KeyError, TypeError, ConfigError) as error:
+            raise CheckpointError(
+                f"checkpoint {saved.folder} has no plan that fits: {error}"
+            ) from None
+    if config.plan.rows:
+        return plan_lib.resolve(config.plan.rows, paths)
+    preset = config.plan.preset
+    rows = presets.PRESETS[preset](config.plan, paths, config.num_steps)
+    every = config.optim.accumulate_steps
+    rows = [
+        dataclasses.replace(row, unfreeze_at=row.unfreeze_at // every * every)
+        for row in rows
+    ]
+    place = f"config.plan.preset = {preset!r}"
+    for row in rows:
+        check_unfreezing(config, row.unfreeze_at, place)
+    return plan_lib.resolve(rows, paths, place)
+
+
+def parameter_paths(model: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
+    """Returns the paths of all parameters; raises ConfigError for images too small."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    try:
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    except (ValueError, ZeroDivisionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ConfigError(
+            f"config.model cannot be built for images of {image_shape}: {reason}"
+        ) from error
+    return plan_lib.paths_of(variables["params"])
 
 
 def find_saved(workdir: Path) -> Saved | None:
@@ -280,54 +331,3 @@ def choose_storage(
     return examples.choose_storage(
         source, config.data, resizes, device_bytes, terminal.track
     )
-
-
-class Programs(NamedTuple):
-    """The two compiled steps, and the seconds that tracing and compiling them took."""
-
-    train_step: jax.stages.Compiled
-    eval_step: jax.stages.Compiled
-    seconds: float
-
-
-def compile_steps(run: Run, state: TrainState) -> Programs:
-    """Returns both steps compiled for `state`, of which shapes and dtypes are used.
-
-    Raises ConfigError where the model cannot be trained on such a batch.
-    """
-    config = run.config
-    num_classes = len(run.source.class_names)
-    labels = run.source.splits["train"].labels
-    train_step = functools.partial(
-        run.task.train_step,
-        model=run.model,
-        tx=run.tx,
-        schedule=run.schedule,
-        transform=run.transform,
-        config=config,
-        class_weights=run.task.find_class_weights(config, labels, num_classes),
-    )
-    eval_step = functools.partial(
-        run.task.eval_step, model=run.model, transform=run.transform, config=config
-    )
-    compile_step = functools.partial(
-        parallel.compile_step, mesh=run.mesh, mode=config.compile
-    )
-    try:
-        train_program, train_seconds = compile_step(
-            lambda state, batch, stored: train_step(state, views.gather(batch, stored)),
-            state,
-            run.abstract_batch("train"),
-            run.abstract_stored(),
-            donate_state=True,
-        )
-    except ValueError as error:
-        if "BatchNorm" not in str(error):
-            raise
-        raise ConfigError(
-            f"batch {run.batch_size} of images of {run.image_shape[0]} px: {error}"
-        ) from error
-    eval_program, eval_seconds = compile_step(
-        eval_step, state, run.abstract_batch("val")
-    )
-    return Programs(train_program, eval_program, train_seconds + eval_seconds)

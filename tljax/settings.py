@@ -115,6 +115,8 @@ def describe_type(kind: Any) -> str:
 
 def check_value(name: str, value: Any, rules: dict[str, Any]) -> None:
     """Raises ConfigError where `value` breaks the rules of its field."""
+    if value is None:
+        return
     if rules["choices"] is not None and value not in rules["choices"]:
         raise ConfigError(unknown(name, value, rules["choices"]))
     bounds = (

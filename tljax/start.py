@@ -1,5 +1,6 @@
 """Where training begins: at what is saved, at given weights, or at random ones."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ class Start(NamedTuple):
     Attributes:
       state: the state at `step`, on the devices.
       step: steps already done.
-      meta: what is saved beside every state: config, class names, transform, origin.
+      meta: what is saved beside every state: config, class names, transform, origin,
+        the rows of the plan, and the validations so far, [step, accuracy] each.
       news: one line on how the state came to be.
     """
 
@@ -40,6 +42,8 @@ def begin_or_resume(run: Run, workdir: Path) -> Start:
         "class_names": list(run.source.class_names),
         "transform": transforms.as_json(run.transform),
         "fingerprint": run.source.fingerprint(),
+        "plan": [dataclasses.asdict(row) for row in run.plan.rows.values()],
+        "validations": [],
     }
     if run.saved is not None:
         check_images(run, run.saved, workdir)
@@ -54,11 +58,24 @@ def begin_or_resume(run: Run, workdir: Path) -> Start:
     variables, line = transplant.transplant(
         run.given, state.variables, run.keeps_head()
     )
-    state = state.replace(**jax.device_put(variables, replicated))
+    state = begin_with(run, state, jax.device_put(variables, replicated))
     if run.transform[2:] != run.given.transform[2:]:
         news += f"; the weights were trained with {run.given.transform.describe()}"
     meta["started_from"] = run.given.origin
     return Start(state, 0, meta, f"{line}; {news}")
+
+
+def begin_with(run: Run, state: TrainState, variables: dict[str, Any]) -> TrainState:
+    """Returns the state before the first step of training that starts from variables.
+
+    The optimiser is initialised with them: its decay may be towards them.
+    """
+    state = state.replace(**variables, opt_state={}, ema={})
+    enter = jax.jit(
+        lambda state: run.enter_phase(state, run.plan.phases[0]),
+        out_shardings=parallel.replicated(run.mesh),
+    )
+    return enter(state)
 
 
 def check_images(run: Run, saved: Saved, workdir: Path) -> None:
@@ -83,10 +100,11 @@ def check_config(config: dict[str, Any], saved: Saved) -> None:
 
 
 def resume(run: Run, saved: Saved, meta: dict[str, Any]) -> Start:
-    """Returns the start at what is saved."""
+    """Returns the start at what is saved, in the phase of the step that made it."""
     folder = saved.folder
     check_config(meta["config"], saved)
     replicated = parallel.replicated(run.mesh)
-    state = checkpoint.restore(folder, run.abstract_state(), replicated)
+    phase = run.plan.phase_of(max(int(folder.name) - 1, 0))
+    state = checkpoint.restore(folder, run.abstract_state(phase), replicated)
     news = f"resumed at step {folder.name}, started from {saved.meta['started_from']}"
     return Start(state, int(folder.name), saved.meta, news)

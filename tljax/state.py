@@ -3,8 +3,12 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
+
+from tljax import plan as plan_lib
+from tljax.plan import Phase
 
 
 @struct.dataclass
@@ -15,7 +19,9 @@ class TrainState:
       step: int32, the number of steps done.
       params: nested dict of float32 parameters.
       batch_stats: nested dict of float32 BatchNorm statistics.
-      opt_state: the state of the optax chain.
+      opt_state: the state of the optax chain, of those parameters that train.
+      ema: moving average of what trains, {"params": row -> parameters, "batch_stats"};
+        {} where none is kept.
       key: a typed PRNG key that never changes: whatever draws numbers in a step folds
         the step's number into it, so that a resumed run draws the same again.
     """
@@ -24,9 +30,63 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
+    ema: Any
     key: jax.Array
 
     @property
     def variables(self) -> dict[str, Any]:
         """The variables as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def averaged(self) -> dict[str, Any]:
+        """The variables with the moving average in place of what trains."""
+        return averaged(self.variables, self.ema)
+
+
+def averaged(variables: dict[str, Any], ema: Any) -> dict[str, Any]:
+    """Returns variables with their moving average in place of what trains."""
+    params = plan_lib.join(variables["params"], ema["params"])
+    return {"params": params, "batch_stats": ema["batch_stats"]}
+
+
+def enter_phase(
+    state: TrainState,
+    phase: Phase,
+    tx: optax.GradientTransformation,
+    *,
+    keeps_average: bool,
+) -> TrainState:
+    """Returns the state with which the first step of a phase begins.
+
+    What trained before goes on as it is; what joins has a new optimiser state, and a
+    moving average that begins at its weights.
+    """
+    trained = plan_lib.split(state.params, phase)
+    opt_state = carry_over(state.opt_state, tx.init(trained))
+    ema = {}
+    if keeps_average:
+        # Copies: a step takes over the buffers of its state, each of them once.
+        fresh = jax.tree.map(
+            jnp.copy, {"params": trained, "batch_stats": state.batch_stats}
+        )
+        ema = carry_over(state.ema, fresh)
+    return state.replace(opt_state=opt_state, ema=ema)
+
+
+def carry_over(old: Any, fresh: Any) -> Any:
+    """Returns the tree `fresh` with the leaves of `old` wherever it has them."""
+    kept = dict(jax.tree_util.tree_leaves_with_path(old))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: kept.get(path, leaf), fresh
+    )
+
+
+def average(ema: Any, now: Any, decay: float, step: jax.Array) -> Any:
+    """Returns the moving average after a step, of which `step` were done before.
+
+    The decay rises to `decay` as (1 + step) / (10 + step), TensorFlow's rule: at first
+    the average would be nothing but the start. What does not change is kept bit by bit.
+    """
+    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda mean, new: mean + rate * (new - mean), ema, now)

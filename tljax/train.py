@@ -12,16 +12,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax import parallel, workdirs
+from tljax import checkpoint, parallel, table, workdirs
 from tljax.checkpoint import Checkpoints
-from tljax.config import Config, validate
+from tljax.config import Config, Plan, validate
 from tljax.data import examples, loader
 from tljax.data.examples import Examples
 from tljax.data.order import Course, Order
 from tljax.data.skipped import Skipped
 from tljax.errors import NonFiniteError
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
-from tljax.run import Programs, Run, compile_steps, load_given, prepare
+from tljax.plan import Phase
+from tljax.programs import Programs, compile_steps
+from tljax.run import Run, load_given, prepare
 from tljax.signals import stop_request
 from tljax.start import Start, begin_or_resume
 from tljax.state import TrainState
@@ -50,7 +52,12 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
             workdirs.write_json(workdir / "result.json", result)
         if config.baseline and "baseline" not in result:
             scratch = dataclasses.replace(
-                config, pretrained="", pretrain=None, baseline=False
+                config,
+                pretrained="",
+                pretrain=None,
+                baseline=False,
+                plan=Plan(),
+                optim=dataclasses.replace(config.optim, decay_towards="zero"),
             )
             result["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
             workdirs.write_json(workdir / "result.json", result)
@@ -73,10 +80,12 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     terminal.say(run.storage.news)
     start = begin_or_resume(run, workdir)
     terminal.say(start.news)
+    for line in table.lines(run):
+        terminal.say(line)
     splits = open_splits(run, terminal)
     skipped = splits["train"].skipped
-    programs = compile_steps(run, start.state)
-    terminal.say(f"both steps compiled in {programs.seconds:.1f} s")
+    programs = compile_steps(run, start.step)
+    terminal.say(f"steps compiled in {programs.seconds:.1f} s")
     speed = Speed(run.batch_size)
     with (
         closing(Writer(workdir, terminal, start.step)) as writer,
@@ -84,13 +93,23 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         closing(train_batches(run, splits["train"], start.step)) as batches,
         stop_request() as stop,
     ):
-        state = start.state
         stored = stored_images(run, splits["train"])
+        phase = run.plan.phase_of(max(start.step - 1, 0))
+        state, validations = start.state, list(start.meta["validations"])
+        meta = start.meta | {"validations": validations}
         recorder = Recorder(writer, speed, config.log_every)
         terminal.start(start.step)
         speed.start(start.step)
         for step in range(start.step + 1, config.num_steps + 1):
-            state, metrics = programs.train_step(state, next(batches), stored)
+            if run.plan.phase_of(step - 1) != phase:
+                recorder.flush()
+                phase = run.plan.phase_of(step - 1)
+                state = enter_phase(run, state, phase)
+                terminal.say(
+                    f"from step {step} on train {', '.join(table.names(run, phase))}"
+                )
+            train_step = programs.train_steps[phase.start]
+            state, metrics = train_step(state, next(batches), stored)
             recorder.push(step, metrics)
             checkpoints.poll()
 
@@ -102,26 +121,34 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
             recorder.flush()  # Up to this step, everything is finite now.
             val = {}
             if eval_due:
-                val = scalars(evaluate(run, programs, state, splits["val"]))
+                val = flat(evaluate(run, programs, state, splits["val"]))
+                validations.append([step, val["accuracy"]])
                 writer.write(step, "val", val)
             if save_due or stop or checkpoints.is_best(val):
-                checkpoints.save(step, state, start.meta, val)
+                checkpoints.save(step, state, meta, val)
             if checkpoints.saving == step and stop:
                 checkpoints.wait()
                 stop.check(step)
+            if val and is_exhausted(validations, config.patience):
+                terminal.say(f"stopped: no better validation since {config.patience}")
+                break
             speed.start(step)
 
         checkpoints.wait()
-        stop.check(config.num_steps)
+        stop.check(step)
+        best_step = checkpoints.best_step()
+        if config.patience and best_step != step:
+            step, state = best_step, go_back(run, checkpoints, best_step)
+            terminal.say(f"back to step {step}, the best in validation")
         # The test split is seen once, when nothing can be chosen by it any more.
         split = run.source.result_split()
         result = evaluate(run, programs, state, splits[split])
         if split == "test":
-            writer.write(config.num_steps, split, scalars(result))
-        stop.check(config.num_steps)
-        best_step = checkpoints.best_step()
+            writer.write(step, split, flat(result))
+        stop.check(step)
 
     return describe_result(run, start) | {
+        "step": step,
         **result,
         "skipped": skipped.reasons,
         "host_memory_mb": host_memory_mb(),
@@ -163,29 +190,65 @@ def stored_images(run: Run, split: Examples) -> dict[str, jax.Array]:
     return jax.device_put(loader.on_device(split), parallel.replicated(run.mesh))
 
 
+def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
+    """Returns the state with which a phase begins, on the devices."""
+    enter = jax.jit(
+        lambda state: run.enter_phase(state, phase),
+        out_shardings=parallel.replicated(run.mesh),
+    )
+    return enter(state)
+
+
+def is_exhausted(validations: list[list[float]], patience: int) -> bool:
+    """Returns whether the last `patience` validations are no better than one before."""
+    accuracies = [accuracy for _, accuracy in validations]
+    best = accuracies.index(max(accuracies))
+    return 0 < patience < len(accuracies) - best
+
+
+def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
+    """Returns the state saved at a step, after which nothing is saved any more."""
+    checkpoints.go_back(step)
+    wanted = run.abstract_state(run.plan.phase_of(step - 1))
+    folder = checkpoints.directory / str(step)
+    return checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+
+
 def evaluate(
     run: Run, programs: Programs, state: TrainState, split: Examples
 ) -> dict[str, Any]:
     """Returns the metrics of a split, exact for any batch size and device count.
 
-    Raises NonFiniteError where the loss is not finite.
+    Under "ema" are those of the moving average, where one is kept. Raises
+    NonFiniteError where a loss is not finite.
     """
+    metrics = evaluate_variables(run, programs, state.variables, split)
+    if state.ema:
+        metrics["ema"] = evaluate_variables(run, programs, state.averaged, split)
+    for summary in (metrics, metrics.get("ema", metrics)):
+        if not math.isfinite(summary["loss"]):
+            raise NonFiniteError(
+                f"step {int(state.step)}: validation loss {summary['loss']} is not "
+                "finite"
+            )
+    return metrics
+
+
+def evaluate_variables(
+    run: Run, programs: Programs, variables: Any, split: Examples
+) -> dict[str, Any]:
+    """Returns the metrics of a split for some variables."""
     readers = examples.readers_of(run.config.data, split.drawings.canvas.bytes)
     batches = loader.eval_batches(split, run.batch_size, readers)
     outputs = (
-        programs.eval_step(state, batch)
+        programs.eval_step(variables, batch)
         for batch in parallel.shard_batches(batches, run.mesh)
     )
     sums = None
     for output in read_late(outputs):
         output = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), output)
         sums = output if sums is None else jax.tree.map(np.add, sums, output)
-    summary = run.task.summarize(sums)
-    if not math.isfinite(summary["loss"]):
-        raise NonFiniteError(
-            f"step {int(state.step)}: validation loss {summary['loss']} is not finite"
-        )
-    return summary
+    return run.task.summarize(sums)
 
 
 def host_memory_mb() -> float:
@@ -194,15 +257,18 @@ def host_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def scalars(metrics: dict[str, Any]) -> dict[str, float]:
-    """Returns those of the metrics that are single numbers."""
-    return {name: value for name, value in metrics.items() if np.ndim(value) == 0}
+def flat(metrics: dict[str, Any]) -> dict[str, float]:
+    """Returns those of the metrics that are numbers; ema_NAME are of the average."""
+    numbers = {f"ema_{name}": value for name, value in metrics.get("ema", {}).items()}
+    numbers = metrics | numbers
+    return {
+        name: value for name, value in numbers.items() if isinstance(value, float | int)
+    }
 
 
 def describe_result(run: Run, start: Start) -> dict[str, Any]:
     """Returns what a result is the result of."""
     return {
-        "step": run.config.num_steps,
         "split": run.source.result_split(),
         "num_classes": len(run.source.class_names),
         "class_names": list(run.source.class_names),

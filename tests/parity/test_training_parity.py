@@ -13,9 +13,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the extra `parity` is not installed")
 
+from phases import everything  # noqa: E402
+
 from tljax import models, optim  # noqa: E402
 from tljax.config import Config, Loss, Optim  # noqa: E402
 from tljax.data import transforms  # noqa: E402
+from tljax.plan import Row  # noqa: E402
 from tljax.pretrained import mapping  # noqa: E402
 from tljax.state import TrainState  # noqa: E402
 from tljax.tasks import classification  # noqa: E402
@@ -100,21 +103,25 @@ def train_torch(model, batches, dtype, frozen):
 
 def train_ours(name, variables, batches, frozen):
     """Yields the loss and the state after each step, all in the weights' dtype."""
-    model = models.create(name, num_classes=10, frozen_statistics=frozen)
+    model = models.create(name, num_classes=10)
+    mode = "frozen_statistics" if frozen else "train"
+    phase = everything(model, (40, 40, 3), mode)
     schedule = optim.create_schedule(OPTIM, CONFIG.num_steps)
-    tx = optim.create_optimizer(OPTIM, schedule)
+    tx = optim.create_optimizer(OPTIM, schedule, {"row0": Row("")})
     step = functools.partial(
         classification.train_step,
         model=model,
         tx=tx,
         schedule=schedule,
+        phase=phase,
         transform=transforms.IMAGENET._replace(resize=0, crop=0),  # Whole images.
         config=CONFIG,
     )
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         **variables,
-        opt_state=tx.init(variables["params"]),
+        opt_state=tx.init({"row0": variables["params"]}),
+        ema={},
         key=jax.random.key(0),
     )
     step = jax.jit(step, donate_argnums=0)
@@ -169,7 +176,7 @@ def test_three_steps_are_torchs_in_float64(name, frozen, make_torch_model):
         ):
             assert loss == pytest.approx(expected_loss, rel=1e-8)
             # The momentum holds the gradient, with its weight decay.
-            trace = {"params": state.opt_state[1][0].trace}
+            trace = {"params": state.opt_state["row0"][1][0].trace}
             errors = {
                 "momenta": relative_errors(trace, to_ours(momenta, np.float64)),
                 "state": relative_errors(state.variables, to_ours(arrays, np.float64)),

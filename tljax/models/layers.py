@@ -47,11 +47,13 @@ class BatchNorm(nn.Module):
 
     Attributes:
       use_running_average: normalise with the running statistics and leave them alone.
+      frozen: names of the layers, as layer1_0/bn1, that do so in any case.
       dtype: of the output, None for that of the input. Statistics are computed in
         float32 at least, over the global batch where it is sharded.
     """
 
     use_running_average: bool
+    frozen: frozenset[str] = frozenset()
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -67,7 +69,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, *like)
         dtype = self.dtype or jnp.result_type(x, scale)
         wide = x.astype(jnp.promote_types(dtype, jnp.float32))
-        if self.use_running_average:
+        if self.use_running_average or "/".join(self.path) in self.frozen:
             mean, var = running_mean.value, running_var.value
         else:
             axes = tuple(range(x.ndim - 1))

@@ -23,6 +23,7 @@ class BasicBlock(nn.Module):
     stride: int = 1
     groups: int = 1
     width_per_group: int = 64
+    frozen_statistics: frozenset[str] = frozenset()
     drop_rate: float = 0.0
     dtype: jnp.dtype | None = None
     expansion = 1
@@ -37,7 +38,9 @@ class BasicBlock(nn.Module):
         if self.groups != 1 or self.width_per_group != 64:
             raise ValueError("a basic block has groups 1 and width_per_group 64")
         conv = functools.partial(layers.convolution, dtype=self.dtype)
-        norm = functools.partial(layers.BatchNorm, running, dtype=self.dtype)
+        norm = functools.partial(
+            layers.BatchNorm, running, self.frozen_statistics, dtype=self.dtype
+        )
         y = conv(self.planes, 3, self.stride, name="conv1")(x)
         y = nn.relu(norm(name="bn1")(y))
         y = conv(self.planes, 3, name="conv2")(y)
@@ -52,6 +55,7 @@ class Bottleneck(nn.Module):
     stride: int = 1
     groups: int = 1
     width_per_group: int = 64
+    frozen_statistics: frozenset[str] = frozenset()
     drop_rate: float = 0.0
     dtype: jnp.dtype | None = None
     expansion = 4
@@ -60,7 +64,9 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array, running: bool) -> jax.Array:
         """Returns [b, h/stride, w/stride, 4 * planes]; as BasicBlock."""
         conv = functools.partial(layers.convolution, dtype=self.dtype)
-        norm = functools.partial(layers.BatchNorm, running, dtype=self.dtype)
+        norm = functools.partial(
+            layers.BatchNorm, running, self.frozen_statistics, dtype=self.dtype
+        )
         inner = int(self.planes * (self.width_per_group / 64.0)) * self.groups
         if inner < self.groups:
             raise ValueError(
@@ -95,8 +101,8 @@ class ResNet(nn.Module):
       groups, width_per_group: of the 3x3 convolution in a bottleneck.
       stem: "standard" is 7x7 at stride 2 and a max pool; "small" is 3x3 at stride 1
         and no pool, for images of 64 px and less.
-      frozen_statistics: BatchNorm normalises with its running statistics, and leaves
-        them alone, in training too.
+      frozen_statistics: names of BatchNorm layers, as layer1_0/bn1, that normalise
+        with their running statistics, and leave them alone, in training too.
       dropout: rate at which pooled features are dropped before `fc`, in training.
       stochastic_depth: rate at which an image skips the last block, in training. It
         grows linearly from 0 at the first block, `rate * block / (blocks - 1)`: the
@@ -113,7 +119,7 @@ class ResNet(nn.Module):
     groups: int = 1
     width_per_group: int = 64
     stem: Literal["standard", "small"] = "standard"
-    frozen_statistics: bool = False
+    frozen_statistics: frozenset[str] = frozenset()
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     dtype: jnp.dtype | None = None
@@ -130,7 +136,7 @@ class ResNet(nn.Module):
         "dropout" is needed.
         """
         features = {}
-        running = not train or self.frozen_statistics
+        running = not train
         rates = iter(self.drop_rates(train))
         x = features["stem"] = self.apply_stem(images, running)
         for stage, num_blocks in enumerate(self.stage_sizes, start=1):
@@ -140,6 +146,7 @@ class ResNet(nn.Module):
                     stride=2 if stage > 1 and index == 0 else 1,
                     groups=self.groups,
                     width_per_group=self.width_per_group,
+                    frozen_statistics=self.frozen_statistics,
                     drop_rate=next(rates),
                     dtype=self.dtype,
                     name=f"layer{stage}_{index}",
@@ -167,7 +174,10 @@ class ResNet(nn.Module):
         x = layers.convolution(
             self.width, kernel_size, stride, dtype=self.dtype, name="conv1"
         )(images)
-        x = nn.relu(layers.BatchNorm(running, dtype=self.dtype, name="bn1")(x))
+        norm = layers.BatchNorm(
+            running, self.frozen_statistics, dtype=self.dtype, name="bn1"
+        )
+        x = nn.relu(norm(x))
         if self.stem == "small":
             return x
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

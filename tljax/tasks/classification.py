@@ -11,10 +11,12 @@ import optax
 from flax import linen as nn
 
 from tljax import models
+from tljax import plan as plan_lib
 from tljax.data import augment, views
 from tljax.data.operations import Operation, RandomResizedCrop
 from tljax.data.transforms import Transform
-from tljax.state import TrainState
+from tljax.plan import Phase
+from tljax.state import TrainState, average, enter_phase
 
 # A run asks its task for the weights of classes.
 from tljax.tasks.losses import LOSSES, find_class_weights  # noqa: F401
@@ -31,7 +33,6 @@ def create_model(config, num_classes: int) -> nn.Module:
         stem=config.model.stem,
         dropout=config.model.dropout,
         stochastic_depth=config.model.stochastic_depth,
-        frozen_statistics=config.transfer.batch_norm != "train",
         dtype=PRECISIONS[config.precision],
     )
 
@@ -42,17 +43,21 @@ def create_state(
     *,
     model: nn.Module,
     tx: optax.GradientTransformation,
+    phase: Phase,
+    config,
 ) -> TrainState:
     """Returns the state before the first step, initialised from `key`."""
     init_key, run_key = jax.random.split(key)
     variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        opt_state=tx.init(variables["params"]),
+        opt_state={},
+        ema={},
         key=run_key,
     )
+    return enter_phase(state, phase, tx, keeps_average=config.optim.ema_decay > 0)
 
 
 def train_step(
@@ -62,6 +67,7 @@ def train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     schedule: optax.Schedule,
+    phase: Phase,
     transform: Transform,
     config,
     class_weights: np.ndarray | None = None,
@@ -69,8 +75,9 @@ def train_step(
     """Returns the state one step on, and scalars of the step in the loss's dtype.
 
     `batch` is {"image": uint8 [b, h, w, c], "label": int32 [b]}, with an "extent" where
-    photographs differ in shape. The metric `finite` is 1 where loss, gradients,
-    parameters and statistics all are numbers.
+    photographs differ in shape. What does not train in the phase is not differentiated.
+    The metric `finite` is 1 where loss, gradients, and the parameters and statistics
+    that they change all are numbers.
     """
     key = jax.random.fold_in(state.key, state.step)
     num_classes = model.num_classes
@@ -78,8 +85,10 @@ def train_step(
     # `see` splits the key in two, which are its folds 0 and 1.
     dropout_key = jax.random.fold_in(key, 2)
     loss_of = LOSSES[config.loss.name]
+    model = model.clone(frozen_statistics=phase.frozen_statistics)
 
-    def loss_fn(params):
+    def loss_fn(trained):
+        params = plan_lib.join(state.params, trained)
         logits, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
@@ -91,12 +100,22 @@ def train_step(
         return loss, (logits, updated["batch_stats"])
 
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, batch_stats)), grads = value_and_grad(state.params)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    trained = plan_lib.split(state.params, phase)
+    (loss, (logits, batch_stats)), grads = value_and_grad(trained)
+    updates, opt_state = optax.with_extra_args_support(tx).update(
+        grads,
+        state.opt_state,
+        trained,
+        grad_fn=lambda there, _: value_and_grad(there)[1],  # SAM takes another.
+    )
+    trained = optax.apply_updates(trained, updates)
+    ema = state.ema
+    if ema:
+        now = {"params": trained, "batch_stats": batch_stats}
+        ema = average(ema, now, config.optim.ema_decay, state.step)
 
     grad_norm = optax.tree.norm(grads)
-    state_norm = optax.tree.norm((params, batch_stats))
+    state_norm = optax.tree.norm((trained, batch_stats))
     metrics = {
         "loss": loss,
         "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(targets, -1)),
@@ -107,9 +126,10 @@ def train_step(
     metrics = jax.tree.map(functools.partial(jnp.asarray, dtype=loss.dtype), metrics)
     state = state.replace(
         step=state.step + 1,
-        params=params,
+        params=plan_lib.join(state.params, trained),
         batch_stats=batch_stats,
         opt_state=opt_state,
+        ema=ema,
     )
     return state, metrics
 
@@ -139,7 +159,7 @@ def see(
 
 
 def eval_step(
-    state: TrainState,
+    variables: Any,
     batch: dict[str, jax.Array],
     *,
     model: nn.Module,
@@ -151,7 +171,7 @@ def eval_step(
     `batch` has a "mask" float32 [b] beside image and label. The sums are "loss" and
     "confusion" [num_classes, num_classes]: row the label, column the prediction.
     """
-    log_probabilities = predict(state.variables, batch, model, transform, config)
+    log_probabilities = predict(variables, batch, model, transform, config)
     num_classes = log_probabilities.shape[-1]
     targets = jax.nn.one_hot(batch["label"], num_classes, dtype=log_probabilities.dtype)
     losses = -jnp.sum(targets * log_probabilities, axis=-1)

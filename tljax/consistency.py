@@ -1,0 +1,130 @@
+"""Settings that are right alone and at odds with one another."""
+
+from tljax.data import operations, sources
+from tljax.errors import ConfigError
+from tljax.optim import TRUST_RATIOS
+from tljax.pretrained import catalog
+from tljax.pretrained.weights import FORMS, LOADERS
+
+
+def check(config, prefix: str) -> None:
+    """Raises ConfigError where fields that are right alone are at odds."""
+    if config.pretrain is not None:
+        check(config.pretrain, f"{prefix}.pretrain")
+    data, optim = config.data, config.optim
+    if config.pretrained and config.pretrain is not None:
+        raise ConfigError(
+            f"{prefix}.pretrained = {config.pretrained!r} and {prefix}.pretrain are "
+            "both set; a run starts from one of them"
+        )
+    check_pretrained(config, prefix)
+    sources.check(data.source, f"{prefix}.data.source")
+    operations.check(data.augment)
+    if config.loss.balanced and config.loss.class_weights:
+        raise ConfigError(
+            f"{prefix}.loss.balanced and {prefix}.loss.class_weights are both set"
+        )
+    if data.val_fraction + data.test_fraction >= 1:
+        raise ConfigError(
+            f"{prefix}.data.val_fraction = {data.val_fraction} and test_fraction = "
+            f"{data.test_fraction} leave nothing to train on"
+        )
+    if min(data.std, default=1) <= 0:
+        raise ConfigError(f"{prefix}.data.std = {data.std} must be above 0")
+    check_plan(config, prefix)
+    if not config.num_epochs:
+        check_steps(config, prefix)
+    if optim.warmup_steps and optim.schedule == "one_cycle":
+        raise ConfigError(
+            f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be 0 with the "
+            "one_cycle schedule, which warms up by itself"
+        )
+
+
+def check_plan(config, prefix: str) -> None:
+    """Raises ConfigError where the plan is at odds with itself or the optimiser."""
+    plan, optim = config.plan, config.optim
+    if plan.rows and plan.preset != "full":
+        raise ConfigError(
+            f"{prefix}.plan.preset = {plan.preset!r} and {prefix}.plan.rows are both "
+            "set; rows stand in place of a preset"
+        )
+    for number, row in enumerate(plan.rows):
+        if row.unfreeze_at and not row.train and row.batch_norm == "auto":
+            raise ConfigError(
+                f"{prefix}.plan.rows[{number}].unfreeze_at = {row.unfreeze_at}, but "
+                "train = False: the row never trains"
+            )
+    if optim.decay_towards == "start":
+        if not config.pretrained and config.pretrain is None:
+            raise ConfigError(
+                f"{prefix}.optim.decay_towards = 'start' needs weights to start from: "
+                f"set {prefix}.pretrained or {prefix}.pretrain"
+            )
+        if optim.name in TRUST_RATIOS:
+            raise ConfigError(
+                f"{prefix}.optim.decay_towards = 'start' cannot be had with "
+                f"{prefix}.optim.name = {optim.name!r}, whose steps are as long as the "
+                "weights; take adamw or momentum"
+            )
+    if optim.sam_radius and optim.accumulate_steps > 1:
+        raise ConfigError(
+            f"{prefix}.optim.sam_radius = {optim.sam_radius} needs "
+            f"{prefix}.optim.accumulate_steps = 1, not {optim.accumulate_steps}: it "
+            "takes a gradient of its own in each step"
+        )
+    if config.patience and not config.eval_every:
+        raise ConfigError(
+            f"{prefix}.patience = {config.patience} needs {prefix}.eval_every above 0"
+        )
+
+
+def check_steps(config, prefix: str) -> None:
+    """Raises ConfigError where settings are at odds with the number of steps."""
+    optim = config.optim
+    for number, row in enumerate(config.plan.rows):
+        check_unfreezing(config, row.unfreeze_at, f"{prefix}.plan.rows[{number}]")
+    if optim.warmup_steps >= config.num_steps:
+        raise ConfigError(
+            f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be below "
+            f"{prefix}.num_steps = {config.num_steps}"
+        )
+    for name, steps in (
+        ("num_steps", config.num_steps),
+        ("optim.warmup_steps", optim.warmup_steps),
+        ("optim.decay_every", optim.decay_every if optim.schedule == "step" else 0),
+    ):
+        if steps % optim.accumulate_steps:
+            raise ConfigError(
+                f"{prefix}.{name} = {steps} must be a multiple of "
+                f"{prefix}.optim.accumulate_steps = {optim.accumulate_steps}"
+            )
+
+
+def check_unfreezing(config, step: int, place: str) -> None:
+    """Raises ConfigError where a step is none from which on a row can train."""
+    every = config.optim.accumulate_steps
+    if step >= config.num_steps:
+        raise ConfigError(
+            f"{place}.unfreeze_at = {step} must be below num_steps = {config.num_steps}"
+        )
+    if step % every:
+        raise ConfigError(
+            f"{place}.unfreeze_at = {step} must be a multiple of "
+            f"optim.accumulate_steps = {every}"
+        )
+
+
+def check_pretrained(config, prefix: str) -> None:
+    """Raises ConfigError where `pretrained` names nothing, or another architecture."""
+    kind, _, place = config.pretrained.partition(":")
+    if config.pretrained and (kind not in LOADERS or not place):
+        raise ConfigError(
+            f"{prefix}.pretrained = {config.pretrained!r} must be empty or "
+            + " or ".join(FORMS)
+        )
+    if kind == "torchvision" and catalog.find(place).model != config.model.name:
+        raise ConfigError(
+            f"{prefix}.pretrained = {config.pretrained!r} is a "
+            f"{catalog.find(place).model}; {prefix}.model.name = {config.model.name!r}"
+        )

@@ -1,0 +1,81 @@
+"""The compiled steps of a run: one of training for each phase, one of evaluation."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from tljax import parallel
+from tljax.data import views
+from tljax.errors import ConfigError
+from tljax.plan import Phase
+from tljax.run import Run
+
+
+class Programs(NamedTuple):
+    """Compiled steps.
+
+    Attributes:
+      train_steps: first step of a phase -> `train_step(state, batch, stored)`.
+      eval_step: `eval_step(variables, batch)`.
+      seconds: that tracing and compiling them took.
+    """
+
+    train_steps: dict[int, jax.stages.Compiled]
+    eval_step: jax.stages.Compiled
+    seconds: float
+
+
+def compile_steps(run: Run, first_step: int = 0) -> Programs:
+    """Returns the steps that a run takes after `first_step`, and that of evaluation.
+
+    Raises ConfigError where the model cannot be trained on such a batch.
+    """
+    compile_step = functools.partial(
+        parallel.compile_step, mesh=run.mesh, mode=run.config.compile
+    )
+    first = run.plan.phase_of(first_step)
+    train_steps, seconds = {}, 0.0
+    for phase in run.plan.phases:
+        if phase.start < first.start:
+            continue
+        try:
+            train_steps[phase.start], took = compile_step(
+                train_step(run, phase),
+                run.abstract_state(phase),
+                run.abstract_batch("train"),
+                run.abstract_stored(),
+                donate_state=True,
+            )
+        except ValueError as error:
+            if "BatchNorm" not in str(error):
+                raise
+            raise ConfigError(
+                f"batch {run.batch_size} of images of {run.image_shape[0]} px: {error}"
+            ) from error
+        seconds += took
+    eval_step = functools.partial(
+        run.task.eval_step, model=run.model, transform=run.transform, config=run.config
+    )
+    eval_program, took = compile_step(
+        eval_step, run.abstract_state().variables, run.abstract_batch("val")
+    )
+    return Programs(train_steps, eval_program, seconds + took)
+
+
+def train_step(run: Run, phase: Phase) -> Callable[..., Any]:
+    """Returns `train_step(state, batch, stored)` of a run in one of its phases."""
+    labels = run.source.splits["train"].labels
+    num_classes = len(run.source.class_names)
+    step = functools.partial(
+        run.task.train_step,
+        model=run.model,
+        tx=run.tx,
+        schedule=run.schedule,
+        phase=phase,
+        transform=run.transform,
+        config=run.config,
+        class_weights=run.task.find_class_weights(run.config, labels, num_classes),
+    )
+    return lambda state, batch, stored: step(state, views.gather(batch, stored))
