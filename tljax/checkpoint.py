@@ -19,11 +19,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from tljax.errors import CheckpointError
+from tljax import plan
+from tljax.errors import CheckpointError, ConfigError, unknown
 
 MANIFEST = "MANIFEST.json"
 # Orbax adds the time of the commit to this one after the manifest has been made.
 UNHASHED = "_CHECKPOINT_METADATA"
+# The variables in a state: as trained, and their moving average where one is kept.
+ENTRIES = ("", "ema")
 
 
 class Checkpoints:
@@ -234,22 +237,36 @@ def compare_shapes(
     )
 
 
-def restore_variables(folder: Path) -> dict[str, Any]:
+def restore_variables(folder: Path, entry: str = "") -> dict[str, Any]:
     """Returns params and batch_stats of the state in `folder`, as NumPy arrays.
 
-    The rest of the state is not read. Raises CheckpointError as `restore` does.
+    The entry "ema" is their moving average. The rest of the state is not read. Raises
+    CheckpointError as `restore` does, ConfigError for an entry that is not there.
     """
     verify(folder)
+    if entry not in ENTRIES:
+        raise ConfigError(unknown("entry", entry, ENTRIES))
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(folder / "state").item_metadata.tree
-        wanted = {name: tree[name] for name in ("params", "batch_stats")}
+        if entry and not tree.get(entry):
+            raise ConfigError(
+                f"checkpoint {folder} holds no moving average of the weights: its run "
+                "had optim.ema_decay = 0"
+            )
+        names = ("params", "batch_stats", *([entry] if entry else []))
+        wanted = {name: tree[name] for name in names}
         as_numpy = jax.tree.map(
             lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted
         )
         how = ocp.args.PyTreeRestore(
             wanted, restore_args=as_numpy, partial_restore=True
         )
-        return read(folder, checkpointer, "state", how)
+        found = read(folder, checkpointer, "state", how)
+    average = found.pop(entry, None)
+    if average is None:
+        return found
+    params = plan.join(found["params"], average["params"])
+    return {"params": params, "batch_stats": average["batch_stats"]}
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ HELP = f"""{USAGE}
   --workdir=DIR    the run to evaluate
   --split=NAME     test, val or train; test, or val where there is no test
   --step=N         a checkpoint that was kept, or best in validation; the latest
+  --entry=ema      the moving average of the weights, where the run has kept one
   --device=NAME    cpu, gpu or tpu; that of the run's config
   --num_devices=N  devices to use; as many as the run's config says
 
@@ -67,13 +68,13 @@ def run(argv: list[str]) -> None:
         device=options.device or config.device,
         num_devices=options.num_devices or config.num_devices,
     )
-    saved = network.find(workdir, options.step)
+    saved = network.find(workdir, options.step, options.entry)
     parts = prepare(config, saved=saved)
     split = choose_split(parts, options.split)
     check_classes(parts, saved)
     start.check_images(parts, saved, workdir)
     start.check_config(workdirs.as_json(parts.config), saved)
-    folder = make_folder(workdir, parts, split)
+    folder = make_folder(workdir, parts, split, saved.entry)
     evaluate(parts, saved, split, workdir, folder)
     print_line(f"all of it in {folder}")
 
@@ -81,7 +82,7 @@ def run(argv: list[str]) -> None:
 def parse(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of a command line; raises ConfigError for what is wrong."""
     values = flags.FlagValues()
-    for name in ("workdir", "split", "step", "device"):
+    for name in ("workdir", "split", "step", "entry", "device"):
         flags.DEFINE_string(name, "", name, flag_values=values)
     flags.DEFINE_integer("num_devices", 0, "to use", 0, flag_values=values)
     read_flags(values, argv, USAGE)
@@ -115,9 +116,10 @@ def check_classes(run: Run, saved: Saved) -> None:
     )
 
 
-def make_folder(workdir: Path, run: Run, split: str) -> Path:
+def make_folder(workdir: Path, run: Run, split: str, entry: str) -> Path:
     """Returns the folder for the results, made; raises ConfigError if it cannot be."""
     name = "evaluation" + ("" if split == run.source.result_split() else f"_{split}")
+    name += f"_{entry}" if entry else ""
     try:
         (workdir / name).mkdir(exist_ok=True)
     except OSError as error:
@@ -162,7 +164,7 @@ def predict_splits(run: Run, saved: Saved, names: set[str]) -> dict[str, Outcome
     mesh = run.mesh
     variables = network.place(
         saved,
-        checkpoint.restore_variables(saved.folder),
+        checkpoint.restore_variables(saved.folder, saved.entry),
         run.abstract_state().variables,
         mesh,
     )

@@ -21,10 +21,11 @@ from tljax.run import Saved, abstract_images
 from tljax.tasks import TASKS
 
 
-def find(workdir: Path, step: str = "") -> Saved:
+def find(workdir: Path, step: str = "", entry: str = "") -> Saved:
     """Returns a checkpoint of the run in a workdir: "" the latest, "best", or a step.
 
-    Raises ConfigError where it is not there, CheckpointError where it is damaged.
+    `entry` "ema" asks for the moving average in it. Raises ConfigError where it is not
+    there, CheckpointError where it is damaged.
     """
     directory = workdir / "checkpoints"
     folder = checkpoint.latest(directory)
@@ -41,7 +42,7 @@ def find(workdir: Path, step: str = "") -> Saved:
         folder = directory / step
         if step not in map(str, steps):
             raise ConfigError(unknown("--step", step, ["best", *steps]))
-    return Saved(folder, checkpoint.read_meta(folder))
+    return Saved(folder, checkpoint.read_meta(folder), entry)
 
 
 def place(saved: Saved, found: Any, wanted: Any, mesh: Mesh) -> Any:

@@ -43,6 +43,7 @@ HELP = f"""{USAGE}
   --output=FILE    CSV with a row an image: file, error, class_1, prob_1, class_2, ...
   --top_k=5        classes named for each image, the most probable first
   --step=N         a checkpoint that was kept, or best in validation; the latest
+  --entry=ema      the moving average of the weights, where the run has kept one
   --batch_size=64  images at once
   --device=NAME    cpu, gpu or tpu; that of the run's config
   --num_devices=N  devices to use; as many as the run's config says
@@ -77,7 +78,7 @@ def run(argv: list[str]) -> None:
     options = parse(argv)
     workdir, output = map(workdirs.as_path, (options.workdir, options.output))
     config = workdirs.load_config(workdir)
-    saved = network.find(workdir, options.step)
+    saved = network.find(workdir, options.step, options.entry)
     files = find_images(options.images)
     workdirs.check_writable(output)
     mesh = parallel.create_mesh(
@@ -96,7 +97,7 @@ def run(argv: list[str]) -> None:
 def parse(argv: list[str]) -> flags.FlagValues:
     """Returns the flags of a command line; raises ConfigError for what is wrong."""
     values = flags.FlagValues()
-    for name in ("workdir", "images", "output", "step", "device"):
+    for name in ("workdir", "images", "output", "step", "entry", "device"):
         flags.DEFINE_string(name, "", name, flag_values=values)
     flags.DEFINE_integer("top_k", 5, "classes named", 1, flag_values=values)
     flags.DEFINE_integer("batch_size", BATCH, "at once", 1, flag_values=values)
@@ -155,7 +156,7 @@ def restore(config: Config, saved: Saved, mesh: Mesh) -> Network:
             f"checkpoint {saved.folder} comes without the size of its images: "
             f"{transform.describe()}"
         )
-    found = checkpoint.restore_variables(saved.folder)
+    found = checkpoint.restore_variables(saved.folder, saved.entry)
     if "fc" not in found["params"]:
         raise ConfigError(f"the network in {saved.folder} has no head, so no classes")
     number = found["params"]["fc"]["bias"].size

@@ -31,10 +31,14 @@ IMAGE_SIZE = 224
 
 
 class Saved(NamedTuple):
-    """Where a run goes on from: the folder of a checkpoint, and its `meta`."""
+    """Where a run goes on from: the folder of a checkpoint, and its `meta`.
+
+    `entry` names the variables in it that are asked for: "", or "ema".
+    """
 
     folder: Path
     meta: dict[str, Any]
+    entry: str = ""
 
 
 class Run(NamedTuple):
@@ -198,13 +202,14 @@ def make_plan(
     `image_shape` (height, width, channels).
     """
     paths = parameter_paths(model, image_shape)
-    if saved is not None:
+    # What `convert` has written has no plan: it has not been trained here.
+    if saved is not None and "plan" in saved.meta:
         try:
             rows = [Row(**row) for row in saved.meta["plan"]]
             return plan_lib.resolve(rows, paths)
-        except (KeyError, TypeError, ConfigError) as error:
+        except (TypeError, ConfigError) as error:
             raise CheckpointError(
-                f"checkpoint {saved.folder} has no plan that fits: {error}"
+                f"the plan in checkpoint {saved.folder} does not fit: {error}"
             ) from None
     if config.plan.rows:
         return plan_lib.resolve(config.plan.rows, paths)

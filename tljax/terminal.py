@@ -102,6 +102,7 @@ def track(elements: Iterable[Any], total: int, text: str) -> Iterable[Any]:
 def print_result(result: dict[str, Any], workdir: str) -> None:
     """Prints the result of a finished run, and of the one it was compared with."""
     rows = [row for row in (result, result.get("baseline")) if row is not None]
+    rows = [part for row in rows for part in with_average(row)]
     inside = f"run:{Path(workdir).absolute()}/"
     names = [row["started_from"].removeprefix(inside) for row in rows]
     width = max(len("started from"), *map(len, names))
@@ -116,6 +117,14 @@ def print_result(result: dict[str, Any], workdir: str) -> None:
         ]
         print_line(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells))
     print_line(f"all of it in {workdir}/result.json")
+
+
+def with_average(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns a result, and that of the moving average where one is kept."""
+    if "ema" not in result:
+        return [result]
+    name = f"{result['started_from']}, averaged"
+    return [result, result | result["ema"] | {"started_from": name}]
 
 
 def print_line(text: str) -> None:

@@ -95,7 +95,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     ):
         stored = stored_images(run, splits["train"])
         phase = run.plan.phase_of(max(start.step - 1, 0))
-        state, validations = start.state, list(start.meta["validations"])
+        state, validations = start.state, list(start.meta.get("validations", ()))
         meta = start.meta | {"validations": validations}
         recorder = Recorder(writer, speed, config.log_every)
         terminal.start(start.step)

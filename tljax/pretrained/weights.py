@@ -47,7 +47,8 @@ def load(start: str, model: str = "", entry: str = "") -> Weights:
 def load_run(workdir: str, model: str, entry: str) -> Weights:
     """Returns the weights of the latest checkpoint of a run.
 
-    Raises ConfigError where there is none, CheckpointError where it is damaged.
+    The entry "ema" is their moving average. Raises ConfigError where there is none,
+    CheckpointError where it is damaged.
     """
     folder = checkpoint.latest(Path(workdir).absolute() / "checkpoints")
     if folder is None:
@@ -60,8 +61,9 @@ def load_run(workdir: str, model: str, entry: str) -> Weights:
         transform = transforms.from_json(meta["transform"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder} has no transform: {error}") from None
-    variables = checkpoint.restore_variables(folder)
-    origin = f"run:{workdir} at step {folder.name}"
+    variables = checkpoint.restore_variables(folder, entry)
+    average = ", moving average" if entry else ""
+    origin = f"run:{workdir} at step {folder.name}{average}"
     return Weights(variables, tuple(meta["class_names"]), settings, transform, origin)
 
 
