@@ -26,6 +26,7 @@ ALLOWED = {
     "metrics": {"terminal"},
     "evaluation": set(),
     "tasks": {"models", "data", "state"},
+    "recalibrate": {"data", "parallel", "tasks"},
     "config": {
         "data",
         "models",
