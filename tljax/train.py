@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from tljax import checkpoint, parallel, table, workdirs
+from tljax import recalibrate as recalibration
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data import examples, loader
@@ -25,7 +27,7 @@ from tljax.plan import Phase
 from tljax.programs import Programs, compile_steps
 from tljax.run import Run, load_given, prepare
 from tljax.signals import stop_request
-from tljax.start import Start, begin_or_resume
+from tljax.start import Start, begin_or_resume, begin_with
 from tljax.state import TrainState
 from tljax.terminal import Terminal, track
 from tljax.versions import versions
@@ -96,6 +98,8 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         stored = stored_images(run, splits["train"])
         phase = run.plan.phase_of(max(start.step - 1, 0))
         state, validations = start.state, list(start.meta.get("validations", ()))
+        if start.step == 0 and run.plan.recalibrated:
+            state = recalibrate(run, state, stored, splits["train"], workdir, terminal)
         meta = start.meta | {"validations": validations}
         recorder = Recorder(writer, speed, config.log_every)
         terminal.start(start.step)
@@ -188,6 +192,43 @@ def stored_images(run: Run, split: Examples) -> dict[str, jax.Array]:
     if run.storage.cache != "device":
         return {}
     return jax.device_put(loader.on_device(split), parallel.replicated(run.mesh))
+
+
+def recalibrate(
+    run: Run, state: TrainState, stored, split: Examples, workdir: Path, terminal
+) -> TrainState:
+    """Returns the first state with BatchNorm statistics of the training images.
+
+    How far they have moved is printed, and written to WORKDIR/batch_norm.csv.
+    """
+    names, config = run.plan.recalibrated, run.config
+    others = run.plan.phases[0].frozen_statistics - names
+    program = recalibration.compile_add(
+        state.variables,
+        names,
+        run.abstract_batch("train"),
+        run.abstract_stored(),
+        mesh=run.mesh,
+        mode=config.compile,
+        model=run.model.clone(frozen_statistics=others),
+        transform=run.transform,
+        operations=config.data.augment,
+        key=state.key,
+    )
+    epoch = len(split.split.labels) // run.batch_size
+    number = min(config.plan.recalibration_batches, epoch)
+    with closing(train_batches(run, split, 0)) as batches:
+        variables = recalibration.recalibrate(
+            program, state.variables, names, islice(batches, number), stored, run.mesh
+        )
+    moved = recalibration.drift(state.batch_stats, variables["batch_stats"])
+    moved = [row for row in moved if row.layer in names]
+    terminal.say(f"BatchNorm recalibrated on {number} batches of training images")
+    for line in recalibration.lines(moved):
+        terminal.say(line)
+    rows = recalibration.drift_rows(moved)
+    workdirs.write_csv(workdir / "batch_norm.csv", rows)
+    return begin_with(run, state, variables)
 
 
 def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
