@@ -107,9 +107,8 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
                 recorder.flush()
                 phase = run.plan.phase_of(step - 1)
                 state = enter_phase(run, state, phase)
-                terminal.say(
-                    f"from step {step} on train {', '.join(plan_table.names(run, phase))}"
-                )
+                now = plan_table.names(run, phase)
+                terminal.say(f"from step {step} on, what trains: {now}")
             train_step = programs.train_steps[phase.start]
             state, metrics = train_step(state, next(batches), stored)
             recorder.push(step, metrics)
