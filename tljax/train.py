@@ -43,11 +43,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     with workdirs.hold(workdir, config):
         result = workdirs.read_json(workdir / "result.json")
         if result is None:
-            run = prepare(config, workdir)
-            if config.pretrain is not None and run.saved is None:
-                train_and_evaluate(config.pretrain, workdir / "pretrain")
-                given = load_given(config, run.source, workdir / "pretrain")
-                run = run._replace(given=given)
+            run = with_pretraining(prepare(config, workdir), workdir)
             result = train(run, workdir)
             workdirs.write_json(workdir / "result.json", result)
         if config.baseline and "baseline" not in result:
@@ -62,6 +58,18 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
             result["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
             workdirs.write_json(workdir / "result.json", result)
         return result
+
+
+def with_pretraining(run: Run, workdir: Path) -> Run:
+    """Returns the run with the weights of the run that is to be made before it.
+
+    That one is made, or found finished, in WORKDIR/pretrain.
+    """
+    if run.config.pretrain is None or run.saved is not None:
+        return run
+    train_and_evaluate(run.config.pretrain, workdir / "pretrain")
+    given = load_given(run.config, run.source, workdir / "pretrain")
+    return run._replace(given=given)
 
 
 def train(run: Run, workdir: Path) -> dict[str, Any]:
