@@ -3,6 +3,7 @@
 import csv
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -84,7 +85,7 @@ def test_the_first_loss_is_that_of_training(made, tiny_config):
     config = tiny_config(data=Data(batch_size=32))
     run = lr_find.prepare(config)
     state, _ = lr_find.begin(run)
-    step = programs.train_step(run, run.plan.phases[0])
+    step = jax.jit(programs.train_step(run, run.plan.phases[0]))
     split = lr_find.open_splits(run, lr_find.Terminal("", 1, 1))["train"]
     batches = lr_find.train_batches(run, split, 0)
     _, metrics = step(state, next(batches), lr_find.stored_images(run, split))
