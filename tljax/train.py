@@ -100,7 +100,6 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         state, validations = start.state, list(start.meta.get("validations", ()))
         if start.step == 0 and run.plan.recalibrated:
             state = recalibrate(run, state, stored, splits["train"], workdir, terminal)
-        meta = start.meta | {"validations": validations}
         recorder = Recorder(writer, speed, config.log_every)
         terminal.start(start.step)
         speed.start(start.step)
@@ -131,6 +130,8 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
                 validations.append([step, val["accuracy"]])
                 writer.write(step, "val", val)
             if save_due or stop or checkpoints.is_best(val):
+                # A copy: it is written while the run goes on.
+                meta = start.meta | {"validations": list(validations)}
                 checkpoints.save(step, state, meta, val)
             if checkpoints.saving == step and stop:
                 checkpoints.wait()
