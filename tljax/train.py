@@ -129,10 +129,11 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
                 val = flat(evaluate(run, programs, state, splits["val"]))
                 validations.append([step, val["accuracy"]])
                 writer.write(step, "val", val)
-            if save_due or stop or checkpoints.is_best(val):
+            wanted = save_due or checkpoints.is_best(val)
+            if wanted or stop:
                 # A copy: it is written while the run goes on.
                 meta = start.meta | {"validations": list(validations)}
-                checkpoints.save(step, state, meta, val)
+                checkpoints.save(step, state, meta, val if wanted else {})
             if checkpoints.saving == step and stop:
                 checkpoints.wait()
                 stop.check(step)
