@@ -252,10 +252,11 @@ def is_exhausted(validations: list[list[float]], config: Config) -> bool:
 
 def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
     """Returns the state saved at a step, after which nothing is saved any more."""
-    checkpoints.go_back(step)
     wanted = run.abstract_state(run.plan.phase_of(step - 1))
     folder = checkpoints.directory / str(step)
-    return checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+    state = checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+    checkpoints.go_back(step)
+    return state
 
 
 def evaluate(
