@@ -110,6 +110,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
                 recorder.flush()
                 phase = run.plan.phase_of(step - 1)
                 state = enter_phase(run, state, phase)
+                speed.start(step - 1)
                 terminal.say(
                     f"from step {step} on train {', '.join(table.names(run, phase))}"
                 )
