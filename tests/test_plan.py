@@ -240,31 +240,30 @@ def test_only_what_a_plan_says_changes(seed):
     """Parameters, statistics, optimiser and average through all phases, bit by bit."""
     chosen, copies = OPTIMISERS[seed]
     course = Course(draw_rows(seed), **chosen)
-    state = course.begin()
     joined = {}
-    for phase, before, state in course.run(state, 0, 6):
+    for phase, before, after in course.run(course.begin(), 0, 6):
         trained = {path for paths in phase.trained.values() for path in paths}
-        old, new = leaves(before.params), leaves(state.params)
+        old, new = leaves(before.params), leaves(after.params)
         for path in PATHS:
             if path not in trained:
                 np.testing.assert_array_equal(old[path], new[path], path)
             else:
                 joined.setdefault(path, (phase.start, old[path]))
-        old, new = leaves(before.batch_stats), leaves(state.batch_stats)
+        old, new = leaves(before.batch_stats), leaves(after.batch_stats)
         for path in old:
             same = np.array_equal(old[path], new[path])
             assert same == (path.rpartition("/")[0] in phase.frozen_statistics), path
-        sizes = {path: leaf.size for path, leaf in leaves(state.params).items()}
+        sizes = {path: leaf.size for path, leaf in leaves(after.params).items()}
         expected = {path: copies * sizes[path] for path in trained if copies}
         if course.config.optim.decay_towards == "start":
             for path in trained & {"conv1/kernel", "conv2/kernel"}:
                 expected[path] += sizes[path]
-        assert held(state.opt_state) == expected
-        if state.ema:
-            assert set(held(state.ema["params"])) == trained
+        assert held(after.opt_state) == expected
+        if after.ema:
+            assert set(held(after.ema["params"])) == trained
     for path, (start, first) in joined.items():
         assert start == course.plan.rows[owner(course.plan, path)].unfreeze_at
-        assert not np.array_equal(first, leaves(state.params)[path]), path
+        assert not np.array_equal(first, leaves(after.params)[path]), path
 
 
 def owner(found, path):
@@ -285,8 +284,7 @@ def test_a_state_that_is_put_away_goes_on_as_if_it_had_not_been(seed):
         )
         back = jax.tree.unflatten(jax.tree.structure(wanted), saved)
         back = jax.device_put(back.replace(key=states[0].key))
-        for _, _, last in course.run(back, done, 6):
-            continue
+        *_, (_, _, last) = course.run(back, done, 6)
         first, last = (
             jax.tree.leaves(s.replace(key=np.zeros(()))) for s in (states[-1], last)
         )
