@@ -106,15 +106,17 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         state, validations = start.state, list(start.meta.get("validations", ()))
         if start.step == 0 and run.plan.recalibrated:
             state = recalibrate(run, state, stored, splits["train"], workdir, terminal)
-        meta = start.meta | {"validations": validations}
         recorder = Recorder(writer, speed, config.log_every)
         terminal.start(start.step)
         speed.start(start.step)
-        for step in range(start.step + 1, config.num_steps + 1):
+        step = start.step
+        while step < config.num_steps and not is_exhausted(validations, config):
+            step += 1
             if run.plan.phase_of(step - 1) != phase:
                 recorder.flush()
                 phase = run.plan.phase_of(step - 1)
                 state = enter_phase(run, state, phase)
+                speed.start(step - 1)
                 now = plan_table.names(run, phase)
                 terminal.say(f"from step {step} on, what trains: {now}")
             train_step = programs.train_steps[phase.start]
@@ -133,22 +135,24 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
                 val = flat(evaluate(run, programs, state, splits["val"]))
                 validations.append([step, val["accuracy"]])
                 writer.write(step, "val", val)
-            if save_due or stop or checkpoints.is_best(val):
-                checkpoints.save(step, state, meta, val)
+            wanted = save_due or checkpoints.is_best(val)
+            if wanted or stop:
+                # A copy: it is written while the run goes on.
+                meta = start.meta | {"validations": list(validations)}
+                checkpoints.save(step, state, meta, val if wanted else {})
             if checkpoints.saving == step and stop:
                 checkpoints.wait()
                 stop.check(step)
-            if val and is_exhausted(validations, config.patience):
-                terminal.say(f"stopped: no better validation since {config.patience}")
-                break
             speed.start(step)
 
         checkpoints.wait()
-        stop.check(step)
+        if is_exhausted(validations, config):
+            terminal.say(f"{config.patience} validations without a better one: ended")
         best_step = checkpoints.best_step()
         if config.patience and best_step != step:
             step, state = best_step, go_back(run, checkpoints, best_step)
             terminal.say(f"back to step {step}, the best in validation")
+        stop.check(step)
         # The test split is seen once, when nothing can be chosen by it any more.
         split = run.source.result_split()
         result = evaluate(run, programs, state, splits[split])
@@ -213,19 +217,20 @@ def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
     return enter(state)
 
 
-def is_exhausted(validations: list[list[float]], patience: int) -> bool:
+def is_exhausted(validations: list[list[float]], config: Config) -> bool:
     """Returns whether the last `patience` validations are no better than one before."""
     accuracies = [accuracy for _, accuracy in validations]
-    best = accuracies.index(max(accuracies))
-    return 0 < patience < len(accuracies) - best
+    before, last = accuracies[: -config.patience], accuracies[-config.patience :]
+    return bool(config.patience and before) and max(last) <= max(before)
 
 
 def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
     """Returns the state saved at a step, after which nothing is saved any more."""
-    checkpoints.go_back(step)
     wanted = run.abstract_state(run.plan.phase_of(step - 1))
     folder = checkpoints.directory / str(step)
-    return checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+    state = checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+    checkpoints.go_back(step)
+    return state
 
 
 def evaluate(
