@@ -84,12 +84,12 @@ def test_the_latest_and_the_best_are_kept(tmp_path):
         with Checkpoints(directory, CONFIG) as checkpoints:
             for step in range(first, min(first + 3, len(accuracies))):
                 accuracy = accuracies[step]
-                metrics = {} if accuracy is None else {"accuracy": accuracy}
+                metrics = {} if accuracy is None else {"score": accuracy}
                 checkpoints.save(step, make_state(step), META, metrics)
                 checkpoints.wait()
             best = checkpoints.best_step()
-            assert not checkpoints.is_best({"accuracy": max(accuracies[:3])})
-            assert checkpoints.is_best({"accuracy": 0.91})
+            assert not checkpoints.is_best({"score": max(accuracies[:3])})
+            assert checkpoints.is_best({"score": 0.91})
     assert best == 1
     assert sorted(path.name for path in directory.iterdir()) == ["1", "3", "4"]
 
@@ -151,7 +151,7 @@ def test_orbaxs_own_notes_are_not_needed(saved, name, content):
         path.write_bytes(content)
     assert_same(checkpoint.restore(saved, make_state(0), SHARDING), make_state(7))
     with Checkpoints(saved.parent, CONFIG) as checkpoints:
-        checkpoints.save(8, make_state(8), META, {"accuracy": 0.5})
+        checkpoints.save(8, make_state(8), META, {"score": 0.5})
         checkpoints.wait()
         assert checkpoints.best_step() == 8
 
@@ -218,7 +218,7 @@ def test_damage_to_an_older_step_is_named_too(tmp_path):
     directory = tmp_path / "checkpoints"
     with Checkpoints(directory, CONFIG) as checkpoints:
         for step in (1, 2):
-            checkpoints.save(step, make_state(step), META, {"accuracy": 0.5})
+            checkpoints.save(step, make_state(step), META, {"score": 0.5})
     (directory / "1" / "metrics" / "metrics").write_bytes(b"\xff")
     with pytest.raises(CheckpointError, match=r"step 1 is damaged: .*metrics differs"):
         Checkpoints(directory, CONFIG)

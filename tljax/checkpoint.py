@@ -9,6 +9,7 @@ folder just before the rename, and a save has landed only when the manifest is s
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -43,7 +44,7 @@ class Checkpoints:
         self.saving: int | None = None
         latest_steps = preservation_policy.LatestN(config.keep_checkpoints)
         best_step = preservation_policy.BestN(
-            get_metric_fn=lambda metrics: metrics["accuracy"],
+            get_metric_fn=lambda metrics: metrics["score"],
             n=1,
             keep_checkpoints_without_metrics=False,
         )
@@ -51,7 +52,7 @@ class Checkpoints:
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [latest_steps, best_step]
             ),
-            best_fn=lambda metrics: metrics["accuracy"],
+            best_fn=lambda metrics: metrics["score"],
             async_options=ocp.AsyncOptions(
                 post_finalization_callback=self.write_manifest
             ),
@@ -60,7 +61,7 @@ class Checkpoints:
             self.manager = ocp.CheckpointManager(self.directory, options=options)
             best = self.best_step()
             saved = {} if best is None else dict(self.manager.metrics(best))
-            self.best_accuracy = saved.get("accuracy", -1.0)
+            self.best_score = saved.get("score", -math.inf)
         except Exception as error:
             for folder in steps_in(self.directory):
                 verify(folder)
@@ -88,11 +89,12 @@ class Checkpoints:
         """Begins to save; `state` may be donated once this returns.
 
         `meta` is saved as JSON beside the state. `metrics` are those of a validation
-        of this very state, or empty. Raises CheckpointError if the save before failed.
+        of this very state, with the "score" that the best has
+        most of, or empty. Raises CheckpointError if the save before failed.
         """
         self.wait()
         self.saving = step
-        self.best_accuracy = max(self.best_accuracy, metrics.get("accuracy", -1.0))
+        self.best_score = max(self.best_score, metrics.get("score", -math.inf))
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
         )
@@ -159,7 +161,7 @@ class Checkpoints:
 
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Returns whether a validation is better than that of every step saved."""
-        return metrics.get("accuracy", -1.0) > self.best_accuracy
+        return metrics.get("score", -math.inf) > self.best_score
 
 
 def latest(directory: Path) -> Path | None:
@@ -182,8 +184,8 @@ def best(directory: Path) -> Path | None:
         metrics = folder / "metrics" / "metrics"
         if metrics.exists():
             verify(folder)
-            accuracy = json.loads(metrics.read_text())["accuracy"]
-            found[folder] = accuracy, int(folder.name)
+            score = json.loads(metrics.read_text())["score"]
+            found[folder] = score, int(folder.name)
     return max(found, key=found.get, default=None)
 
 

@@ -27,7 +27,8 @@ HELP = f"""{USAGE}
   --dry_run         print model, schedule and memory, compile the steps, stop
   --help            this text
 
-Fields of the config; those of --config.pretrain, when it is set, are the same again:
+Fields of the config; those of --config.pretrain and --config.judge, where they are
+set, are the same again:
 """
 
 INDENT = 6 * " "
@@ -75,8 +76,9 @@ def parse_config(argv: list[str], values: flags.FlagValues, usage: str) -> Confi
         raise ConfigError(one_line(error) + hint) from error
     except (flags.Error, ValueError, TypeError) as error:
         text = one_line(error)
-        if "pretrain=build" in text:
-            text = "config.pretrain is none here; give --config.pretrain=build before"
+        for name in config_lib.INNER:
+            if f"{name}=build" in text:
+                text = f"config.{name} is none here; give --config.{name}=build before"
         raise ConfigError(text) from error
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {usage}")
@@ -102,8 +104,8 @@ def check_field(arg: str) -> None:
         return
     name = match[1]
     known = [known for known, _ in settings.fields(Config)]
-    # The config of a pretraining run has all fields again, to any depth.
-    plain = re.sub(r"^(pretrain\.)+", "", name)
+    # The config of a run within has all fields again, to any depth.
+    plain = config_lib.plain(name)
     if plain in known:
         return
     sections = {known_name.split(".")[0] for known_name in known if "." in known_name}

@@ -1,6 +1,7 @@
 """The one description of a run: every field with its type, default and meaning."""
 
 import dataclasses
+import re
 
 from tljax import consistency, settings
 from tljax.data import sources
@@ -24,7 +25,7 @@ from tljax.data.operations import (  # noqa: F401
     VerticalFlip,
 )
 from tljax.data.views import EVAL_VIEWS
-from tljax.models import MODELS
+from tljax.models import AUTOENCODERS, GANS, MODELS
 from tljax.optim import DECAY_TOWARDS, OPTIMIZERS, SCHEDULES
 from tljax.parallel import COMPILE_MODES
 from tljax.plan import BATCH_NORMS, Row
@@ -41,7 +42,16 @@ from tljax.tasks.losses import LOSSES
 class Model:
     """The network."""
 
-    name: str = setting("resnet18", "architecture", choices=MODELS)
+    name: str = setting(
+        "resnet18",
+        "architecture",
+        choices=(*MODELS, *AUTOENCODERS, *GANS),
+    )
+    encoder: str = setting(
+        "resnet18",
+        "resnet_autoencoder, resnet_gan: the encoder, the trunk of the discriminator",
+        choices=MODELS,
+    )
     width: int = setting(64, "channels of the first stage", low=1)
     stem: str = setting(
         "standard",
@@ -277,6 +287,74 @@ class Plan:
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
+class Autoencoder:
+    """What an autoencoder is like, and what is hidden from it."""
+
+    hidden: tuple[int, ...] = setting(
+        (64,), "tied_autoencoder: units of each layer", low=1
+    )
+    activation: str = setting(
+        "sigmoid", "tied_autoencoder: of each layer", choices=ACTIVATIONS
+    )
+    weight_penalty: float = setting(
+        0.0, "tied_autoencoder: weight of the sum of squared weights", low=0
+    )
+    latent: int = setting(64, "conv_autoencoder: numbers in the code", low=1)
+    noise: str = setting(
+        "none", "what the images it sees are corrupted by in training", choices=NOISES
+    )
+    noise_level: float = setting(
+        0.25,
+        "gaussian: deviation, of pixels in [0, 1]; masking, salt_and_pepper: share of "
+        "the pixels",
+        above=0,
+    )
+    mask_ratio: float = setting(
+        0.0,
+        "resnet_autoencoder: share of the patches hidden, on which alone the loss is",
+        low=0,
+        below=1,
+    )
+    patch_size: int = setting(
+        0, "pixels of a patch; 0 = an eighth of the image", low=0
+    )
+    kl_weight: float = setting(
+        0.0, "conv_autoencoder: above 0 it is variational, with this weight", low=0
+    )
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Gan:
+    """How generator and discriminator are trained, and their samples measured."""
+
+    latent: int = setting(64, "numbers that an image is generated from", low=1)
+    loss: str = setting("hinge", "of both", choices=GAN_LOSSES)
+    gradient_penalty: float = setting(
+        10.0, "wasserstein: weight of the penalty", low=0
+    )
+    r1: float = setting(0.0, "weight of the R1 penalty on real images", low=0)
+    spectral_norm: bool = setting(False, "normalise the discriminator's kernels")
+    conditional: bool = setting(False, "generate images of a class")
+    discriminator_steps: int = setting(
+        1, "steps of the discriminator for one of the generator", low=1
+    )
+    discriminator_rate: float = setting(
+        1.0, "learning rate of the discriminator over the generator's", above=0
+    )
+    augment: tuple[str, ...] = setting(
+        (),
+        "differentiable augmentations of real and generated images",
+        choices=POLICIES,
+    )
+    judge: str = setting(
+        "",
+        "classifier whose features and classes measure samples: run:WORKDIR, or a "
+        "file of Inception weights for FID and KID, inception:PATH.pth",
+    )
+    num_samples: int = setting(1000, "samples that are measured", low=2)
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
 class Config:
     """A run. Cadences count steps; 0 = only at the end."""
 
@@ -322,6 +400,11 @@ class Config:
         None,
         "a run made first, in WORKDIR/pretrain, to start from; flags: none or build",
     )
+    judge: "Config | None" = setting(
+        None,
+        "gan: a classifier trained first, in WORKDIR/judge, to measure samples by; "
+        "flags: none or build",
+    )
     baseline: bool = setting(
         False,
         "train the same from scratch too, in WORKDIR/scratch, to compare",
@@ -333,10 +416,20 @@ class Config:
     loss: Loss = section(Loss, "the training loss")
     transfer: Transfer = section(Transfer, "how weights to start from are taken")
     plan: Plan = section(Plan, "what trains, from which step on, how fast")
+    autoencoder: Autoencoder = section(Autoencoder, "what an autoencoder is like")
+    gan: Gan = section(Gan, "how a GAN is trained")
 
 
-# A dataclass cannot name its own type while it is made, and flags need the real one.
-Config.__dataclass_fields__["pretrain"].type = Config | None
+# Fields that are runs of their own. A dataclass cannot name its own type while it is
+# made, and flags need the real one.
+INNER = ("pretrain", "judge")
+for name in INNER:
+    Config.__dataclass_fields__[name].type = Config | None
+
+
+def plain(name: str) -> str:
+    """Returns a dotted field without the runs it is of: seed of pretrain.seed."""
+    return re.sub(rf"^(({'|'.join(INNER)})\.)+", "", name)
 
 
 def validate(config: Config, name: str = "config") -> Config:

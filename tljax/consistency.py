@@ -2,15 +2,21 @@
 
 from tljax.data import operations, sources
 from tljax.errors import ConfigError
+from tljax.models import AUTOENCODERS, GANS, MODELS
 from tljax.optim import TRUST_RATIOS
 from tljax.pretrained import catalog
 from tljax.pretrained.weights import FORMS, LOADERS
 
 
+MODELS_OF = {"classification": MODELS, "autoencoder": AUTOENCODERS, "gan": GANS}
+
+
 def check(config, prefix: str) -> None:
     """Raises ConfigError where fields that are right alone are at odds."""
-    if config.pretrain is not None:
-        check(config.pretrain, f"{prefix}.pretrain")
+    for name, inner in (("pretrain", config.pretrain), ("judge", config.judge)):
+        if inner is not None:
+            check(inner, f"{prefix}.{name}")
+    check_task(config, prefix)
     data, optim = config.data, config.optim
     if config.pretrained and config.pretrain is not None:
         raise ConfigError(
@@ -38,6 +44,32 @@ def check(config, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be 0 with the "
             "one_cycle schedule, which warms up by itself"
+        )
+
+
+def check_task(config, prefix: str) -> None:
+    """Raises ConfigError where a model is none of the task's, or settings need one."""
+    models = MODELS_OF[config.task]
+    if config.model.name not in models:
+        raise ConfigError(
+            f"{prefix}.model.name = {config.model.name!r} is no model of "
+            f"{prefix}.task = {config.task!r}; choose from: {', '.join(models)}"
+        )
+    if config.task == "classification":
+        return
+    if config.plan.rows or config.plan.preset != "full":
+        raise ConfigError(
+            f"{prefix}.plan is for {prefix}.task = 'classification'; in "
+            f"{config.task!r} everything trains"
+        )
+    if config.judge is not None and config.judge.task != "classification":
+        raise ConfigError(
+            f"{prefix}.judge.task = {config.judge.task!r} must be 'classification'"
+        )
+    if config.task == "gan" and not config.gan.judge and config.judge is None:
+        raise ConfigError(
+            f"{prefix}.task = 'gan' needs a classifier to measure samples by: set "
+            f"{prefix}.judge, a run to be made first, or {prefix}.gan.judge"
         )
 
 

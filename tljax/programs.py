@@ -86,6 +86,6 @@ def train_step(run: Run, phase: Phase) -> Callable[..., Any]:
         phase=phase,
         transform=run.transform,
         config=run.config,
-        class_weights=run.task.find_class_weights(run.config, labels, num_classes),
+        **run.task.know_labels(run.config, labels, num_classes),
     )
     return lambda state, batch, stored: step(state, views.gather(batch, stored))

@@ -166,11 +166,11 @@ def prepare(
     given = None if saved else load_given(config, source)
     transform = choose_transform(config, source, saved, given)
     storage = choose_storage(config, source, transform, mesh)
-    model = task.create_model(config, len(source.class_names))
     image_shape = (transform.crop, transform.crop, source.channels)
+    model = create_model(task, config, len(source.class_names), image_shape)
     plan = make_plan(config, model, image_shape, saved)
     schedule = optim.create_schedule(config.optim, config.num_steps)
-    tx = optim.create_optimizer(config.optim, schedule, plan.rows)
+    tx = task.create_optimizer(config, schedule, plan.rows)
     run = Run(
         config, task, mesh, source, batch_size, saved, given, transform, storage, model,
         plan, schedule, tx,
@@ -191,6 +191,18 @@ def with_steps(config: Config, num_images: int, batch_size: int) -> Config:
         config = dataclasses.replace(config, num_steps=max(steps, every))
     check_steps(config, "config")
     return config
+
+
+def create_model(
+    task, config: Config, num_classes: int, image_shape: tuple[int, int, int]
+) -> nn.Module:
+    """Returns the model; raises ConfigError where it is none for such images."""
+    try:
+        return task.create_model(config, num_classes, image_shape)
+    except ValueError as error:
+        raise ConfigError(
+            f"config.model cannot be built for images of {image_shape}: {error}"
+        ) from error
 
 
 def make_plan(
@@ -272,9 +284,11 @@ def promised(config: Config) -> Weights:
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
         run.abstract_state().variables,
     )
-    model = workdirs.as_json(config)["model"]
-    class_names = run.source.class_names
-    return Weights(variables, class_names, model, run.transform, "config.pretrain")
+    origin = "config.pretrain"
+    backbone = weights.find_backbone(workdirs.as_json(config), origin)
+    class_names = () if backbone.path else run.source.class_names
+    given = Weights(variables, class_names, backbone.model, run.transform, origin)
+    return weights.take_backbone(given, backbone)
 
 
 def choose_transform(

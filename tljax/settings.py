@@ -117,8 +117,10 @@ def check_value(name: str, value: Any, rules: dict[str, Any]) -> None:
     """Raises ConfigError where `value` breaks the rules of its field."""
     if value is None:
         return
-    if rules["choices"] is not None and value not in rules["choices"]:
-        raise ConfigError(unknown(name, value, rules["choices"]))
+    values = value if isinstance(value, tuple) else (value,)
+    for each in values if rules["choices"] is not None else ():
+        if each not in rules["choices"]:
+            raise ConfigError(unknown(name, each, rules["choices"]))
     bounds = (
         ("low", "at least", lambda number, bound: number >= bound),
         ("above", "above", lambda number, bound: number > bound),
@@ -127,6 +129,5 @@ def check_value(name: str, value: Any, rules: dict[str, Any]) -> None:
     )
     for rule, words, holds in bounds:
         bound = rules[rule]
-        numbers = value if isinstance(value, tuple) else (value,)
-        if bound is not None and not all(holds(number, bound) for number in numbers):
+        if bound is not None and not all(holds(number, bound) for number in values):
             raise ConfigError(f"{name} = {value} must be {words} {bound}")

@@ -21,7 +21,7 @@ class Start(NamedTuple):
       state: the state at `step`, on the devices.
       step: steps already done.
       meta: what is saved beside every state: config, class names, transform, origin,
-        the rows of the plan, and the validations so far, [step, accuracy] each.
+        the rows of the plan, and the validations so far, [step, score] each.
       news: one line on how the state came to be.
     """
 

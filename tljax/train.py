@@ -133,8 +133,10 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
             val = {}
             if eval_due:
                 val = flat(evaluate(run, programs, state, splits["val"]))
-                validations.append([step, val["accuracy"]])
                 writer.write(step, "val", val)
+                name, sign = run.task.SCORE
+                val["score"] = sign * val[name]
+                validations.append([step, val["score"]])
             wanted = save_due or checkpoints.is_best(val)
             if wanted or stop:
                 # A copy: it is written while the run goes on.
@@ -219,8 +221,8 @@ def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
 
 def is_exhausted(validations: list[list[float]], config: Config) -> bool:
     """Returns whether the last `patience` validations are no better than one before."""
-    accuracies = [accuracy for _, accuracy in validations]
-    before, last = accuracies[: -config.patience], accuracies[-config.patience :]
+    scores = [score for _, score in validations]
+    before, last = scores[: -config.patience], scores[-config.patience :]
     return bool(config.patience and before) and max(last) <= max(before)
 
 

@@ -156,12 +156,13 @@ def compare(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     }
     there = flatten(with_defaults(saved, as_json(config_lib.Config())))
     here = flatten(asked)
-    if ("pretrain" in there) != ("pretrain" in here):
-        return [f"config.pretrain is {'none' if 'pretrain' in there else 'set'} there"]
+    for name in config_lib.INNER:
+        if (name in there) != (name in here):
+            return [f"config.{name} is {'none' if name in there else 'set'} there"]
     return [
         f"config.{name} is {there.get(name)!r} there, not {here.get(name)!r}"
         for name in there | here
-        if there.get(name) != here.get(name) and name.split("pretrain.")[-1] not in free
+        if there.get(name) != here.get(name) and config_lib.plain(name) not in free
     ]
 
 
@@ -169,7 +170,7 @@ def with_defaults(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str,
     """Returns a config as JSON with the defaults of the settings it lacks."""
     filled = defaults | config
     for name, value in filled.items():
-        if name == "pretrain" and value is not None:
+        if name in config_lib.INNER and value is not None:
             filled[name] = with_defaults(value, defaults)
         elif isinstance(value, dict):
             filled[name] = defaults.get(name, {}) | value

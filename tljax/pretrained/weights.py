@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+
 from tljax import checkpoint
 from tljax.data import transforms
 from tljax.data.transforms import Transform
@@ -54,9 +56,11 @@ def load_run(workdir: str, model: str, entry: str) -> Weights:
     if folder is None:
         raise ConfigError(f"weights 'run:{workdir}': there is no checkpoint there")
     meta = checkpoint.read_meta(folder)
-    settings = meta["config"]["model"]
-    if model and settings["name"] != model:
-        raise ConfigError(f"run:{workdir} is of {settings['name']}, not of {model}")
+    backbone = find_backbone(meta["config"], f"run:{workdir}")
+    if model and backbone.model["name"] != model:
+        raise ConfigError(
+            f"run:{workdir} is of {backbone.model['name']}, not of {model}"
+        )
     try:
         transform = transforms.from_json(meta["transform"])
     except (KeyError, ValueError) as error:
@@ -64,7 +68,55 @@ def load_run(workdir: str, model: str, entry: str) -> Weights:
     variables = checkpoint.restore_variables(folder, entry)
     average = ", moving average" if entry else ""
     origin = f"run:{workdir} at step {folder.name}{average}"
-    return Weights(variables, tuple(meta["class_names"]), settings, transform, origin)
+    class_names = () if backbone.path else tuple(meta["class_names"])
+    given = Weights(variables, class_names, backbone.model, transform, origin)
+    return take_backbone(given, backbone)
+
+
+class Backbone(NamedTuple):
+    """Where in the variables of a run the network stands that others start from.
+
+    Attributes:
+      path: the modules that lead to it; () where it is the whole of a classifier.
+      model: its settings, {"name": "resnet18", ...}.
+    """
+
+    path: tuple[str, ...]
+    model: dict[str, Any]
+
+
+def find_backbone(config: dict[str, Any], origin: str) -> Backbone:
+    """Returns the backbone of the runs of a config (as JSON).
+
+    Raises ConfigError for a network that has none of the ResNet family in it.
+    """
+    model = config["model"]
+    if config.get("task", "classification") == "classification":
+        return Backbone((), model)
+    if model["name"] not in BACKBONES:
+        raise ConfigError(
+            f"{origin} is of a {model['name']}, in which there is no ResNet to start "
+            f"from; there is one in {' and in '.join(BACKBONES)}"
+        )
+    return Backbone(BACKBONES[model["name"]], model | {"name": model["encoder"]})
+
+
+def take_backbone(weights: Weights, backbone: Backbone) -> Weights:
+    """Returns the weights of the backbone alone; its origin says what was left."""
+    if not backbone.path:
+        return weights
+    parts = {}
+    for collection, tree in weights.variables.items():
+        for name in backbone.path:
+            tree = tree[name]
+        parts[collection] = tree
+    count = len(jax.tree.leaves(parts))
+    left = len(jax.tree.leaves(weights.variables)) - count
+    origin = (
+        f"the {'/'.join(backbone.path)} of {weights.origin} ({count} arrays; {left} of "
+        "the rest left)"
+    )
+    return weights._replace(variables=parts, origin=origin)
 
 
 def load_file(place: str, model: str, entry: str) -> Weights:
@@ -151,6 +203,11 @@ def metadata(weights: Weights, source: dict[str, str]) -> dict[str, Any]:
     }
 
 
+# Models that are trained without labels -> the modules that lead to the ResNet in them.
+BACKBONES = {
+    "resnet_autoencoder": ("encoder",),
+    "resnet_gan": ("discriminator", "trunk"),
+}
 # Both change together: who loads a kind of weights, and how it is written.
 LOADERS = {"torchvision": load_torchvision, "file": load_file, "run": load_run}
 FORMS = ("torchvision:NAME", "file:PATH.pth", "file:PATH.safetensors", "run:WORKDIR")

@@ -10,22 +10,27 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from tljax import models
+from tljax import models, optim
 from tljax import plan as plan_lib
 from tljax.data import augment, views
 from tljax.data.operations import Operation, RandomResizedCrop
 from tljax.data.transforms import Transform
 from tljax.plan import Phase
 from tljax.state import TrainState, average, enter_phase
-
-# A run asks its task for the weights of classes.
-from tljax.tasks.losses import LOSSES, find_class_weights  # noqa: F401
+from tljax.tasks.losses import LOSSES, find_class_weights
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
-def create_model(config, num_classes: int) -> nn.Module:
-    """Returns the model of `config` (a whole Config) for `num_classes` classes."""
+# The metric that the best checkpoint has most of.
+SCORE = ("accuracy", 1)
+
+
+def create_model(config, num_classes: int, image_shape=None) -> nn.Module:
+    """Returns the model of `config` (a whole Config) for `num_classes` classes.
+
+    It takes images of any shape.
+    """
     return models.create(
         config.model.name,
         num_classes=num_classes,
@@ -35,6 +40,18 @@ def create_model(config, num_classes: int) -> nn.Module:
         stochastic_depth=config.model.stochastic_depth,
         dtype=PRECISIONS[config.precision],
     )
+
+
+def create_optimizer(
+    config, schedule: optax.Schedule, rows
+) -> optax.GradientTransformation:
+    """Returns the optimiser of a plan's rows."""
+    return optim.create_optimizer(config.optim, schedule, rows)
+
+
+def know_labels(config, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """Returns the arguments of `train_step` that follow from the training labels."""
+    return {"class_weights": find_class_weights(config, labels, num_classes)}
 
 
 def create_state(
