@@ -4,7 +4,6 @@ import dataclasses
 import math
 import resource
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax import checkpoint, parallel, table, workdirs
+from tljax import checkpoint, parallel, plan_table, workdirs
 from tljax import recalibrate as recalibration
+from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data import examples, loader
 from tljax.data.examples import Examples
-from tljax.data.order import Course, Order
-from tljax.data.skipped import Skipped
 from tljax.errors import NonFiniteError
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
 from tljax.plan import Phase
@@ -29,7 +27,7 @@ from tljax.run import Run, load_given, prepare
 from tljax.signals import stop_request
 from tljax.start import Start, begin_or_resume, begin_with
 from tljax.state import TrainState
-from tljax.terminal import Terminal, track
+from tljax.terminal import Terminal
 from tljax.versions import versions
 
 
@@ -45,11 +43,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     with workdirs.hold(workdir, config):
         result = workdirs.read_json(workdir / "result.json")
         if result is None:
-            run = prepare(config, workdir)
-            if config.pretrain is not None and run.saved is None:
-                train_and_evaluate(config.pretrain, workdir / "pretrain")
-                given = load_given(config, run.source, workdir / "pretrain")
-                run = run._replace(given=given)
+            run = with_pretraining(prepare(config, workdir), workdir)
             result = train(run, workdir)
             workdirs.write_json(workdir / "result.json", result)
         if config.baseline and "baseline" not in result:
@@ -64,6 +58,18 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
             result["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
             workdirs.write_json(workdir / "result.json", result)
         return result
+
+
+def with_pretraining(run: Run, workdir: Path) -> Run:
+    """Returns the run with the weights of the run that is to be made before it.
+
+    That one is made, or found finished, in WORKDIR/pretrain.
+    """
+    if run.config.pretrain is None or run.saved is not None:
+        return run
+    train_and_evaluate(run.config.pretrain, workdir / "pretrain")
+    given = load_given(run.config, run.source, workdir / "pretrain")
+    return run._replace(given=given)
 
 
 def train(run: Run, workdir: Path) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     terminal.say(run.storage.news)
     start = begin_or_resume(run, workdir)
     terminal.say(start.news)
-    for line in table.lines(run):
+    for line in plan_table.lines(run):
         terminal.say(line)
     splits = open_splits(run, terminal)
     skipped = splits["train"].skipped
@@ -111,9 +117,8 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
                 phase = run.plan.phase_of(step - 1)
                 state = enter_phase(run, state, phase)
                 speed.start(step - 1)
-                terminal.say(
-                    f"from step {step} on train {', '.join(table.names(run, phase))}"
-                )
+                now = plan_table.names(run, phase)
+                terminal.say(f"from step {step} on, what trains: {now}")
             train_step = programs.train_steps[phase.start]
             state, metrics = train_step(state, next(batches), stored)
             recorder.push(step, metrics)
@@ -164,38 +169,6 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         "compile_seconds": programs.seconds,
         "best_step": best_step,
     }
-
-
-def open_splits(run: Run, terminal: Terminal) -> dict[str, Examples]:
-    """Returns every split ready to be loaded; decodes what is to be decoded once."""
-    total = sum(len(split.labels) for split in run.source.splits.values())
-    skipped = Skipped(total, run.config.data.max_bad_fraction, terminal.say)
-    return {
-        name: examples.open_split(
-            run.source, name, run.storage, run.config.data, skipped, track
-        )
-        for name in run.source.splits
-    }
-
-
-def train_batches(
-    run: Run, split: Examples, first_step: int
-) -> Iterator[dict[str, jax.Array]]:
-    """Yields the training batches from a step on, on the devices, one ahead."""
-    data = run.config.data
-    order = Order(run.config.seed, split.split.labels, data.balanced)
-    course = Course(order, run.batch_size, jax.process_index(), jax.process_count())
-    on_device = run.storage.cache == "device"
-    readers = examples.readers_of(data, split.drawings.canvas.bytes)
-    batches = loader.train_batches(split, course, first_step, readers, on_device)
-    return parallel.shard_batches(batches, run.mesh)
-
-
-def stored_images(run: Run, split: Examples) -> dict[str, jax.Array]:
-    """Returns the training images on the devices, where they are kept there."""
-    if run.storage.cache != "device":
-        return {}
-    return jax.device_put(loader.on_device(split), parallel.replicated(run.mesh))
 
 
 def recalibrate(

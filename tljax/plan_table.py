@@ -55,9 +55,9 @@ def bytes_of(opt_state: Any, name: str) -> int:
     )
 
 
-def names(run: Run, phase: Phase) -> list[str]:
+def names(run: Run, phase: Phase) -> str:
     """Returns the patterns of the rows that train in a phase."""
-    return [describe(run, name) for name in phase.trained]
+    return ", ".join(describe(run, name) for name in phase.trained)
 
 
 def describe(run: Run, name: str) -> str:
