@@ -4,7 +4,7 @@ import difflib
 
 from flax import linen as nn
 
-from tljax.models import resnet
+from tljax.models import gan, resnet
 
 MODELS = {
     "resnet18": resnet.resnet18,
@@ -17,6 +17,11 @@ MODELS = {
     "resnext101_64x4d": resnet.resnext101_64x4d,
     "wide_resnet50_2": resnet.wide_resnet50_2,
     "wide_resnet101_2": resnet.wide_resnet101_2,
+}
+GANS = {
+    "dcgan": gan.dcgan,
+    "sngan": gan.sngan,
+    "resnet_gan": gan.resnet_gan,
 }
 
 

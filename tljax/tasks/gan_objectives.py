@@ -1,0 +1,71 @@
+"""What generator and discriminator minimise, as functions of the variables of both.
+
+Each takes a key, the variables, real images [b, h, w, c] normalised, with their labels
+[b], and returns a scalar with (statistics of both networks, metrics).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from tljax.data.transforms import Transform
+from tljax.models.gan import GAN
+from tljax.tasks import adversarial, diff_augment
+from tljax.tasks.adversarial import LOSSES
+from tljax.tasks.gan_networks import discriminate, generate
+
+
+def penalised(gan) -> bool:
+    """Returns whether the loss of `config.gan` has a gradient penalty."""
+    return gan.loss == "wasserstein" and gan.gradient_penalty > 0
+
+
+def discriminator(
+    key, variables, real, labels, model: GAN, transform: Transform, config
+):
+    """Returns what the discriminator minimises, and (statistics, metrics)."""
+    gan, loss_of = config.gan, LOSSES[config.gan.loss]
+    z_key, real_key, fake_key, line_key = jax.random.split(key, 4)
+    z = jax.random.normal(z_key, (len(real), model.latent))
+    fake, _ = generate(variables, z, labels, model, transform, train=True)
+    real = diff_augment.augment(real_key, real, gan.augment)
+    fake = diff_augment.augment(fake_key, jax.lax.stop_gradient(fake), gan.augment)
+
+    judge = functools.partial(discriminate, variables, labels=labels, model=model)
+    real_logits, batch_stats = judge(real, train=True)
+    fake_logits, _ = judge(fake, train=True)
+    adversary = adversarial.discriminator_loss(loss_of, real_logits, fake_logits)
+
+    def judge_each(images):
+        return judge(images, train=False)[0]
+
+    loss = adversary
+    if penalised(gan):
+        penalty = adversarial.gradient_penalty(line_key, judge_each, real, fake)
+        loss += gan.gradient_penalty * penalty
+    if gan.r1:
+        loss += gan.r1 * adversarial.r1_penalty(judge_each, real)
+    metrics = {
+        "loss": loss,
+        "loss_discriminator": adversary,
+        "real_logit": jnp.mean(real_logits),
+        "fake_logit": jnp.mean(fake_logits),
+        "discriminator_accuracy": adversarial.share_told_apart(
+            real_logits, fake_logits
+        ),
+    }
+    return loss, (batch_stats, metrics)
+
+
+def generator(key, variables, real, labels, model: GAN, transform: Transform, config):
+    """Returns what the generator minimises, and (statistics, metrics)."""
+    z_key, fake_key = jax.random.split(key)
+    z = jax.random.normal(z_key, (len(real), model.latent))
+    fake, batch_stats = generate(variables, z, labels, model, transform, train=True)
+    seen = diff_augment.augment(fake_key, fake, config.gan.augment)
+    logits, _ = discriminate(variables, seen, labels, model, train=True)
+    loss = adversarial.generator_loss(LOSSES[config.gan.loss], logits)
+    tiny = jnp.finfo(real.dtype).tiny
+    diversity = adversarial.spread(fake) / (adversarial.spread(real) + tiny)
+    return loss, (batch_stats, {"loss_generator": loss, "sample_diversity": diversity})
