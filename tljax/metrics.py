@@ -2,15 +2,22 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from PIL import Image
 from tensorboardX import SummaryWriter
 
 from tljax.errors import NonFiniteError
+from tljax.evaluation import sheets
 from tljax.terminal import Terminal
+
+
+# Images in a row of a picture.
+COLUMNS = 10
 
 
 def is_due(step: int, every: int) -> bool:
@@ -50,10 +57,17 @@ class Recorder:
     So the device has work while the host waits, and at most two steps are under way.
     """
 
-    def __init__(self, writer: "Writer", speed: Speed, log_every: int):
+    def __init__(
+        self,
+        writer: "Writer",
+        speed: Speed,
+        log_every: int,
+        warn: Callable[[int, dict[str, float]], str],
+    ):
         self.writer = writer
         self.speed = speed
         self.log_every = log_every
+        self.warn = warn
         self.pending: tuple[int, dict[str, jax.Array]] | None = None
 
     def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -87,6 +101,8 @@ class Recorder:
         if is_due(step, self.log_every):
             values["images_per_second"] = self.speed.measure(step)
             self.writer.write(step, "train", values)
+            if warning := self.warn(step, values):
+                self.writer.terminal.say(f"warning: {warning}")
         self.writer.terminal.advance(step, values["loss"])
 
 
@@ -113,6 +129,7 @@ class Writer:
         keep_until(path, first_step)
         self.file = path.open("a")
         self.events = SummaryWriter(str(workdir), purge_step=first_step + 1)
+        self.pictures = workdir / "pictures"
         self.terminal = terminal
         self.failed = False
 
@@ -129,6 +146,20 @@ class Writer:
                 self.terminal.say(f"warning: metrics cannot be written: {error}")
             self.failed = True
         self.terminal.write(step, split, values)
+
+    def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Writes pictures, uint8 [n, h, w, c] each, as sheets into WORKDIR/pictures.
+
+        And into TensorBoard. A full disk costs a warning, not the run.
+        """
+        for name, images in pictures.items():
+            page = sheets.sheet(images, COLUMNS)
+            try:
+                self.pictures.mkdir(exist_ok=True)
+                Image.fromarray(page).save(self.pictures / f"{name}_{step}.png")
+                self.events.add_image(name, page, step, dataformats="HWC")
+            except OSError as error:
+                self.terminal.say(f"warning: pictures cannot be written: {error}")
 
     def close(self) -> None:
         """Writes what is held back, and ends the progress bar."""

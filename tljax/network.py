@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from tljax.data.canvas import Canvas
 from tljax.data.transforms import Transform
 from tljax.errors import CheckpointError, ConfigError, NonFiniteError, unknown
 from tljax.metrics import read_late
-from tljax.run import Saved, abstract_images
+from tljax.run import Saved, abstract_images, saved_transform
 from tljax.tasks import TASKS
 
 
@@ -45,6 +45,21 @@ def find(workdir: Path, step: str = "", entry: str = "") -> Saved:
     return Saved(folder, checkpoint.read_meta(folder), entry)
 
 
+class Network(NamedTuple):
+    """A trained network, and what belongs to it."""
+
+    class_names: tuple[str, ...]
+    transform: Transform
+    model: nn.Module
+    variables: Any
+
+    @property
+    def canvas(self) -> Canvas:
+        """The array that photographs of any shape are drawn on for it."""
+        short, channels = self.transform.resize, channels_of(self.variables)
+        return Canvas(short, canvas.MAX_ASPECT * short, channels)
+
+
 def place(saved: Saved, found: Any, wanted: Any, mesh: Mesh) -> Any:
     """Returns the variables found in a checkpoint on all devices.
 
@@ -59,6 +74,36 @@ def place(saved: Saved, found: Any, wanted: Any, mesh: Mesh) -> Any:
             f"(- unused, + missing, or other shapes): {'; '.join(differences)}"
         )
     return jax.device_put(found, parallel.replicated(mesh))
+
+
+def restore(config: Config, saved: Saved, mesh: Mesh) -> Network:
+    """Returns the network that was saved.
+
+    Raises ConfigError where it has no classes or nobody knows the size of its images,
+    CheckpointError where it is damaged or not that of the config.
+    """
+    transform = saved_transform(saved)
+    if not 0 < transform.crop <= transform.resize:
+        raise ConfigError(
+            f"checkpoint {saved.folder} comes without the size of its images: "
+            f"{transform.describe()}"
+        )
+    found = checkpoint.restore_variables(saved.folder, saved.entry)
+    if "fc" not in found["params"]:
+        raise ConfigError(f"the network in {saved.folder} has no head, so no classes")
+    number = found["params"]["fc"]["bias"].size
+    class_names = tuple(saved.meta["class_names"]) or tuple(map(str, range(number)))
+    model = TASKS[config.task].create_model(config, number)
+    image = jnp.zeros((1, transform.crop, transform.crop, channels_of(found)))
+    init = functools.partial(model.init, train=False)
+    wanted = jax.eval_shape(init, jax.random.key(0), image)
+    variables = place(saved, found, wanted, mesh)
+    return Network(class_names, transform, model, variables)
+
+
+def channels_of(variables: Any) -> int:
+    """Returns the number of channels of the images that variables are for."""
+    return variables["params"]["conv1"]["kernel"].shape[2]
 
 
 def compile_predict(

@@ -55,21 +55,6 @@ An image that cannot be read has the reason in the column error, and no classes.
 BATCH = 64
 
 
-class Network(NamedTuple):
-    """A trained network, and what belongs to it."""
-
-    class_names: tuple[str, ...]
-    transform: Transform
-    model: nn.Module
-    variables: Any
-
-    @property
-    def canvas(self) -> Canvas:
-        """The array that photographs of any shape are drawn on for it."""
-        short, channels = self.transform.resize, channels_of(self.variables)
-        return Canvas(short, canvas.MAX_ASPECT * short, channels)
-
-
 def run(argv: list[str]) -> None:
     """Runs what the command line asks for; raises RunError."""
     if {"--help", "-help", "-h"} & set(argv[1:]):
@@ -84,7 +69,7 @@ def run(argv: list[str]) -> None:
     mesh = parallel.create_mesh(
         options.device or config.device, options.num_devices or config.num_devices
     )
-    restored = restore(config, saved, mesh)
+    restored = network.restore(config, saved, mesh)
     opened = open_images(config, files, restored.canvas)
     rows = predict(config, restored, opened, options.batch_size, mesh)
     workdirs.write_csv(output, as_rows(rows, restored.class_names, options.top_k))
@@ -144,36 +129,6 @@ def as_file(path: Path) -> File:
     return File(str(path), found.st_size, found.st_mtime_ns)
 
 
-def restore(config: Config, saved: Saved, mesh: Mesh) -> Network:
-    """Returns the network that was saved.
-
-    Raises ConfigError where it has no classes or nobody knows the size of its images,
-    CheckpointError where it is damaged or not that of the config.
-    """
-    transform = saved_transform(saved)
-    if not 0 < transform.crop <= transform.resize:
-        raise ConfigError(
-            f"checkpoint {saved.folder} comes without the size of its images: "
-            f"{transform.describe()}"
-        )
-    found = checkpoint.restore_variables(saved.folder, saved.entry)
-    if "fc" not in found["params"]:
-        raise ConfigError(f"the network in {saved.folder} has no head, so no classes")
-    number = found["params"]["fc"]["bias"].size
-    class_names = tuple(saved.meta["class_names"]) or tuple(map(str, range(number)))
-    model = TASKS[config.task].create_model(config, number)
-    image = jnp.zeros((1, transform.crop, transform.crop, channels_of(found)))
-    init = functools.partial(model.init, train=False)
-    wanted = jax.eval_shape(init, jax.random.key(0), image)
-    variables = network.place(saved, found, wanted, mesh)
-    return Network(class_names, transform, model, variables)
-
-
-def channels_of(variables: Any) -> int:
-    """Returns the number of channels of the images that variables are for."""
-    return variables["params"]["conv1"]["kernel"].shape[2]
-
-
 def open_images(config: Config, files: list[File], shape: Canvas) -> Examples:
     """Returns images without labels, ready to be read; any number may be unusable."""
     names = np.array([file.path for file in files], dtype=object)
@@ -183,7 +138,7 @@ def open_images(config: Config, files: list[File], shape: Canvas) -> Examples:
 
 
 def predict(
-    config: Config, restored: Network, opened: Examples, batch_size: int, mesh: Mesh
+    config: Config, restored: network.Network, opened: Examples, batch_size: int, mesh: Mesh
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yields name, error and probabilities [classes] of each image, in order.
 

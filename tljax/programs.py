@@ -19,11 +19,13 @@ class Programs(NamedTuple):
     Attributes:
       train_steps: first step of a phase -> `train_step(state, batch, stored)`.
       eval_step: `eval_step(variables, batch)`.
+      draw: `draw((variables, key), batch)`, pictures by name; None where there are none.
       seconds: that tracing and compiling them took.
     """
 
     train_steps: dict[int, jax.stages.Compiled]
     eval_step: jax.stages.Compiled
+    draw: jax.stages.Compiled | None
     seconds: float
 
 
@@ -48,7 +50,23 @@ def compile_steps(run: Run, first_step: int = 0) -> Programs:
         mesh=run.mesh,
         mode=run.config.compile,
     )
-    return Programs(train_steps, eval_program, seconds + took)
+    draw, drawing = compile_draw(run)
+    return Programs(train_steps, eval_program, draw, seconds + took + drawing)
+
+
+def compile_draw(run: Run) -> tuple[jax.stages.Compiled | None, float]:
+    """Returns what draws pictures of a task, None where it has none, and the seconds."""
+    draw = getattr(run.task, "draw", None)
+    if draw is None:
+        return None, 0.0
+    options = {"model": run.model, "transform": run.transform, "config": run.config}
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return parallel.compile_step(
+        lambda parts, batch: draw(parts[0], batch, parts[1], **options),
+        (run.abstract_state().variables, key),
+        run.abstract_batch("val"),
+        mesh=run.mesh,
+    )
 
 
 def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, float]:

@@ -12,11 +12,17 @@ import rich.progress
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+# What of a result is shown; columns that no row has are left out.
 RESULT_COLUMNS = {
     "accuracy": ("accuracy", "{:.4f}"),
     "precision": ("precision_macro", "{:.4f}"),
     "recall": ("recall_macro", "{:.4f}"),
     "F1": ("f1_macro", "{:.4f}"),
+    "MSE": ("mse", "{:.5f}"),
+    "PSNR": ("psnr", "{:.2f}"),
+    "SSIM": ("ssim", "{:.4f}"),
+    "FD": ("fd", "{:.3f}"),
+    "KL": ("kl_to_uniform", "{:.4f}"),
     "images": ("num_examples", "{}"),
     "images/s": ("images_per_second", "{:,.0f}"),
     "compile s": ("compile_seconds", "{:.1f}"),
@@ -26,6 +32,11 @@ SHOWN = (
     "accuracy",
     "f1_macro",
     "ema_accuracy",
+    "loss_discriminator",
+    "psnr",
+    "fd",
+    "ema_fd",
+    "kl_to_uniform",
     "learning_rate",
     "images_per_second",
 )
@@ -114,13 +125,16 @@ def print_result(result: dict[str, Any], workdir: str) -> None:
     names = [row["started_from"].removeprefix(inside) for row in rows]
     width = max(len("started from"), *map(len, names))
     print_line("")
-    print_line(
-        f"{'started from':{width}}" + "".join(f"{name:>10}" for name in RESULT_COLUMNS)
-    )
+    columns = {
+        name: (key, form)
+        for name, (key, form) in RESULT_COLUMNS.items()
+        if any(key in row for row in rows)
+    }
+    print_line(f"{'started from':{width}}" + "".join(f"{name:>10}" for name in columns))
     for name, row in zip(names, rows, strict=True):
         cells = [
-            "-" if row[key] is None else form.format(row[key])
-            for key, form in RESULT_COLUMNS.values()
+            "-" if row.get(key) is None else form.format(row[key])
+            for key, form in columns.values()
         ]
         print_line(f"{name:{width}}" + "".join(f"{cell:>10}" for cell in cells))
     print_line(f"all of it in {workdir}/result.json")

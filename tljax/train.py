@@ -1,6 +1,7 @@
 """Training, from a Config to its result. Reads top to bottom."""
 
 import dataclasses
+import functools
 import math
 import resource
 import sys
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from tljax import checkpoint, parallel, plan_table, workdirs
+from tljax import judge as judging
 from tljax import recalibrate as recalibration
 from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
@@ -20,6 +22,7 @@ from tljax.config import Config, Plan, validate
 from tljax.data import examples, loader
 from tljax.data.examples import Examples
 from tljax.errors import NonFiniteError
+from tljax.judge import Judge
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
 from tljax.plan import Phase
 from tljax.programs import Programs, compile_steps
@@ -92,6 +95,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         terminal.say(line)
     splits = open_splits(run, terminal)
     skipped = splits["train"].skipped
+    judge = make_judge(run, splits["train"], workdir)
     programs = compile_steps(run, start.step)
     terminal.say(f"steps compiled in {programs.seconds:.1f} s")
     speed = Speed(run.batch_size)
@@ -106,7 +110,9 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         state, validations = start.state, list(start.meta.get("validations", ()))
         if start.step == 0 and run.plan.recalibrated:
             state = recalibrate(run, state, stored, splits["train"], workdir, terminal)
-        recorder = Recorder(writer, speed, config.log_every)
+        warn = functools.partial(run.task.warn, config=config)
+        recorder = Recorder(writer, speed, config.log_every, warn)
+        looked_at = first_batch(run, splits["val"])
         terminal.start(start.step)
         speed.start(start.step)
         step = start.step
@@ -132,8 +138,9 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
             recorder.flush()  # Up to this step, everything is finite now.
             val = {}
             if eval_due:
-                val = flat(evaluate(run, programs, state, splits["val"]))
+                val = flat(evaluate(run, programs, judge, state, splits["val"]))
                 writer.write(step, "val", val)
+                writer.show(step, draw(programs, state, looked_at))
                 name, sign = run.task.SCORE
                 val["score"] = sign * val[name]
                 validations.append([step, val["score"]])
@@ -157,7 +164,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         stop.check(step)
         # The test split is seen once, when nothing can be chosen by it any more.
         split = run.source.result_split()
-        result = evaluate(run, programs, state, splits[split])
+        result = evaluate(run, programs, judge, state, splits[split])
         if split == "test":
             writer.write(step, split, flat(result))
         stop.check(step)
@@ -171,6 +178,38 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         "compile_seconds": programs.seconds,
         "best_step": best_step,
     }
+
+
+def make_judge(run: Run, split: Examples, workdir: Path) -> Judge | None:
+    """Returns what measures samples of a GAN, None for another task.
+
+    The judge of `config.judge` is trained, or found finished, in WORKDIR/judge.
+    """
+    if run.config.task != "gan":
+        return None
+    if run.config.judge is not None:
+        train_and_evaluate(run.config.judge, workdir / "judge")
+    return judging.open_judge(run, split, workdir)
+
+
+def draw(
+    programs: Programs, state: TrainState, batch: dict[str, jax.Array]
+) -> dict[str, np.ndarray]:
+    """Returns pictures of what a state makes of a batch, uint8 [n, h, w, c] by name.
+
+    Drawn with the moving average where one is kept; the same numbers every time.
+    """
+    if programs.draw is None:
+        return {}
+    variables = state.averaged if state.ema else state.variables
+    return jax.device_get(programs.draw((variables, state.key), batch))
+
+
+def first_batch(run: Run, split: Examples) -> dict[str, jax.Array]:
+    """Returns the first images of a split, on the devices."""
+    readers = examples.readers_of(run.config.data, split.drawings.canvas.bytes)
+    with closing(loader.eval_batches(split, run.batch_size, readers)) as batches:
+        return parallel.shard_batch(next(batches), run.mesh)
 
 
 def recalibrate(
@@ -236,16 +275,22 @@ def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
 
 
 def evaluate(
-    run: Run, programs: Programs, state: TrainState, split: Examples
+    run: Run,
+    programs: Programs,
+    judge: Judge | None,
+    state: TrainState,
+    split: Examples,
 ) -> dict[str, Any]:
     """Returns the metrics of a split, exact for any batch size and device count.
 
     Under "ema" are those of the moving average, where one is kept. Raises
     NonFiniteError where a loss is not finite.
     """
-    metrics = evaluate_variables(run, programs, state.variables, split)
+    metrics = evaluate_variables(run, programs, judge, state.variables, split)
     if state.ema:
-        metrics["ema"] = evaluate_variables(run, programs, state.averaged, split)
+        metrics["ema"] = evaluate_variables(
+            run, programs, judge, state.averaged, split
+        )
     for summary in (metrics, metrics.get("ema", metrics)):
         if not math.isfinite(summary["loss"]):
             raise NonFiniteError(
@@ -256,9 +301,13 @@ def evaluate(
 
 
 def evaluate_variables(
-    run: Run, programs: Programs, variables: Any, split: Examples
+    run: Run,
+    programs: Programs,
+    judge: Judge | None,
+    variables: Any,
+    split: Examples,
 ) -> dict[str, Any]:
-    """Returns the metrics of a split for some variables."""
+    """Returns the metrics of a split for some variables, and those of their samples."""
     readers = examples.readers_of(run.config.data, split.drawings.canvas.bytes)
     batches = loader.eval_batches(split, run.batch_size, readers)
     outputs = (
@@ -269,7 +318,8 @@ def evaluate_variables(
     for output in read_late(outputs):
         output = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), output)
         sums = output if sums is None else jax.tree.map(np.add, sums, output)
-    return run.task.summarize(sums)
+    measured = {} if judge is None else judging.measure(judge, run, variables)
+    return run.task.summarize(sums) | measured
 
 
 def host_memory_mb() -> float:

@@ -54,6 +54,11 @@ def know_labels(config, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
     return {"class_weights": find_class_weights(config, labels, num_classes)}
 
 
+def warn(step: int, metrics: dict[str, float], config) -> str:
+    """Returns a warning of what the metrics of a step tell, "" where they are well."""
+    return ""
+
+
 def create_state(
     key: jax.Array,
     image_shape: tuple[int, int, int],

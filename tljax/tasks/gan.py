@@ -307,13 +307,13 @@ def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
-def find_collapse(metrics: dict[str, float], step: int, loss: str) -> str:
+def warn(step: int, metrics: dict[str, float], config) -> str:
     """Returns a warning where the metrics of a step tell a collapse, else "".
 
-    `loss` is `config.gan.loss`. The generator learns nothing from a discriminator whose
-    loss is at its bound; and one that makes the same image of everything has collapsed.
+    The generator learns nothing from a discriminator whose loss is at its bound; and one
+    that makes the same image of everything has collapsed.
     """
-    bound = LOSSES[loss].bound
+    bound = LOSSES[config.gan.loss].bound
     found, diversity = metrics["loss_discriminator"], metrics["sample_diversity"]
     if diversity < LEAST_DIVERSITY:
         return (
