@@ -112,7 +112,7 @@ def test_a_run_says_its_plan_and_its_phases(two_phases, capsys, tmp_path):
     interrupt(workdir, 3, tmp_path / "again")
     train.train_and_evaluate(config, tmp_path / "again")
     out = capsys.readouterr().out
-    assert "from step 4 on train fc, (conv2|bn2)/" in out
+    assert "from step 4 on, what trains: fc, (conv2|bn2)/" in out
     rows = {line.split()[1]: line.split()[2:] for line in out.splitlines()}
     assert rows["fc"] == ["60", "60", "1", "0.01", "0", "train", "0.0", "MB"]
     assert rows["(conv2|bn2)/"][:5] == ["190", "190", "4", "0.005", "0.1"]
