@@ -127,7 +127,9 @@ def check_fits(
     run: Run, saved: Saved, other: Saved, workdir: Path, place: Path
 ) -> None:
     """Raises ConfigError where a run cannot be averaged with the first."""
-    differences = workdirs.compare(other.meta["config"], saved.meta["config"])
+    differences = workdirs.compare(
+        *({**one.meta["config"], "pretrain": None} for one in (other, saved))
+    )
     of_model = [
         text
         for text in differences

@@ -1,5 +1,6 @@
 """The command `python -m tljax.interpolate --workdir=DIR`: weights averaged."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def run(argv: list[str]) -> None:
     output = workdirs.as_path(options.output or str(workdir / "interpolated"))
     if checkpoint.latest(output / "checkpoints") is not None:
         raise ConfigError(f"--output: {output} holds a run already")
-    config = workdirs.load_config(workdir)
+    # What is chosen has no baseline of its own.
+    config = dataclasses.replace(workdirs.load_config(workdir), baseline=False)
     parts, saved = evaluate.open_run(workdir, options)
     if options.runs:
         found = ingredients.load_runs(parts, saved, workdir, options)
@@ -151,9 +153,8 @@ def search_line(
         alpha: Final(ends.get(alpha, kept[alpha].describe()), alpha, kept[alpha])
         for alpha in sorted(kept)
     }
-    last = judging.compare(
-        bench, list(finals.values()), finals[best], finals[1.0], "the run"
-    )
+    several = list(finals.values())
+    last = judging.compare(bench, several, finals[best], finals[1.0], "the run")
     return {
         "rows": as_json(rows),
         "chosen": describe_chosen(kept[best], best, made_of),
@@ -195,6 +196,7 @@ def describe_chosen(
         made_of += ", BatchNorm recalibrated"
     return {
         "name": chosen.describe(),
+        "row": chosen.name,
         "alpha": alpha,
         "recalibrated": chosen.recalibrated,
         "started_from": made_of,
@@ -218,26 +220,56 @@ def as_json(rows: list[Row]) -> list[dict[str, Any]]:
 def write(
     output: Path, run: Run, saved: Saved, report: dict[str, Any], chosen: Candidate
 ) -> None:
-    """Writes the report, its plot, and the chosen weights as a run's checkpoint."""
-    started_from = report["chosen"]["started_from"]
-    found = report | {
-        "started_from": started_from,
+    """Writes the report, its plot, and the chosen weights as those of a finished run.
+
+    The checkpoint comes last but for the result: what is there before it is no run.
+    """
+    about = describe(run, saved, report)
+    meta = saved.meta | {"started_from": about["started_from"]}
+    scores = {"accuracy": chosen.score.accuracy, "loss": chosen.score.log_loss}
+    try:
+        plots.save(output / "interpolation.png", averaging.draw, report)
+        workdirs.write_entries(output, run.source.entries)
+        workdirs.write_json(output / "interpolation.json", report | about)
+        with checkpoint.Checkpoints(output / "checkpoints", run.config) as checkpoints:
+            checkpoints.save(about["step"], chosen.variables, meta, scores)
+        result = as_result(report) | about
+        workdirs.write_json(output / "result.json", result)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {output}: {error}") from None
+
+
+def describe(run: Run, saved: Saved, report: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the numbers are the numbers of."""
+    return {
+        "step": int(saved.folder.name),
+        "split": report["split"],
+        "num_classes": len(run.source.class_names),
+        "class_names": list(run.source.class_names),
+        "started_from": report["chosen"]["started_from"],
         "transform": saved.meta["transform"],
-        "data": {"fingerprint": run.source.fingerprint()},
+        "data": {"fingerprint": run.source.fingerprint(), "cache": run.storage.cache},
         "device": parallel.describe(run.mesh),
         "versions": versions(),
         "config": workdirs.as_json(run.config),
     }
-    try:
-        plots.save(output / "interpolation.png", averaging.draw, report)
-        workdirs.write_entries(output, run.source.entries)
-        workdirs.write_json(output / "interpolation.json", found)
-    except OSError as error:
-        raise ConfigError(f"cannot write to {output}: {error}") from None
-    meta = saved.meta | {"started_from": started_from}
-    scores = {"accuracy": chosen.score.accuracy, "loss": chosen.score.log_loss}
-    with checkpoint.Checkpoints(output / "checkpoints", run.config) as checkpoints:
-        checkpoints.save(int(saved.folder.name), chosen.variables, meta, scores)
+
+
+def as_result(report: dict[str, Any]) -> dict[str, Any]:
+    """Returns the numbers of what was chosen, as training writes them."""
+    row = report["chosen"]["row"]
+    found = next(result for result in report["results"] if result["row"] == row)
+    names = (
+        "num_examples",
+        "accuracy",
+        "precision_macro",
+        "recall_macro",
+        "f1_macro",
+        "confusion_matrix",
+    )
+    # Nothing was trained here, and so there is no speed.
+    unknown = dict.fromkeys(("images_per_second", "compile_seconds", "best_step"))
+    return {name: found[name] for name in names} | {"loss": found["log_loss"]} | unknown
 
 
 if __name__ == "__main__":

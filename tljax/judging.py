@@ -148,6 +148,7 @@ def compare(
                 **numbers.scalars(*given),
                 "temperature": temperature,
                 **bootstrap.as_intervals(resampled),
+                "confusion_matrix": numbers.confusion(*given[:2]).tolist(),
             }
         )
     first, second = finals.index(chosen), finals.index(single)
