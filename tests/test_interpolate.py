@@ -76,7 +76,8 @@ def write_like(workdir, place, config, **changes):
         variables,
     )
     meta = checkpoint.read_meta(folder)
-    meta |= {"config": workdirs.as_json(config), "started_from": config.pretrained}
+    started_from = f"{config.pretrained} at step {folder.name}"
+    meta |= {"config": workdirs.as_json(config), "started_from": started_from}
     meta["transform"] |= changes.get("transform", {})
     with (
         workdirs.hold(place, config),
@@ -332,7 +333,19 @@ def test_other_seeds_and_other_starts_are_noted(runs):
     first, other = (evaluate.network.find(runs / place) for place in "ab")
     assert not list(load.find_notes([first, first]))
     starts, seeds = load.find_notes([first, other])
-    assert (
-        "different weights" in starts and f"run:{runs}/a/pretrain at step 3" in starts
-    )
+    assert "different weights" in starts and f"run:{runs}/a/pretrain at" in starts
     assert "different seeds, 0, 1" in seeds
+
+
+@pytest.mark.parametrize("name, start", [("a", "a/pretrain"), ("b", "a")])
+def test_the_head_of_the_start_is_taken_where_it_is_of_these_classes(runs, name, start):
+    """As training takes it: the run b started from one of its own classes."""
+    options = interpolate.parse(["", f"--workdir={runs / name}"])
+    run, saved = evaluate.open_run(runs / name, options)
+    found = interpolate.ingredients.load_line(run, saved, runs / name)
+    given, trained = last_weights(runs / start), last_weights(runs / name)
+    head = trained if name == "a" else given
+    expected = {**given, "params": given["params"] | {"fc": head["params"]["fc"]}}
+    jax.tree.map(np.testing.assert_array_equal, found.variables[0], expected)
+    jax.tree.map(np.testing.assert_array_equal, found.variables[1], trained)
+    assert found.origins[1] == f"run:{runs}/{name} at step 2"
