@@ -21,7 +21,7 @@ import jax
 from absl import app, flags
 
 from benchmarks.photographs import write_photographs
-from tljax import train
+from tljax.batches import open_splits, stored_images, train_batches
 from tljax.config import Config, Data, HorizontalFlip, Model, RandomResizedCrop
 from tljax.programs import compile_steps
 from tljax.run import prepare
@@ -44,9 +44,9 @@ def steps_of(config: Config, workdir: Path):
     run = prepare(config)
     start = begin_or_resume(run, workdir)
     programs = compile_steps(run)
-    split = train.open_splits(run, Terminal("", 1, 1))["train"]
-    stored = train.stored_images(run, split)
-    batches = train.train_batches(run, split, 0)
+    split = open_splits(run, Terminal("", 1, 1))["train"]
+    stored = stored_images(run, split)
+    batches = train_batches(run, split, 0)
     state = start.state
 
     def take(count: int) -> None:

@@ -1,9 +1,11 @@
 """The command line: overrides, and one line for each mistake."""
 
+import dataclasses
+
 import pytest
 
 from tljax import command_line, settings
-from tljax.config import Config
+from tljax.config import Config, Row
 from tljax.errors import ConfigError
 
 PLAIN = """
@@ -125,6 +127,9 @@ def test_misspelt_fields_in_the_file_are_recognised(parse):
         text = f"from tljax.config import *\ndef get_config(): return {line}"
         with pytest.raises(ConfigError, match="learning_rate"):
             parse(text=text)
+    text = "from tljax.config import *\nRow('fc', unfreze_at=3)"
+    with pytest.raises(ConfigError, match="'unfreeze_at'"):
+        parse(text=text)
 
 
 def test_missing_files():
@@ -140,3 +145,8 @@ def test_help_lists_every_field_with_default_and_choices(capsys):
     for name, field in settings.fields(Config):
         assert f"--config.{name}: " in text and repr(field.default) in text
     assert "wide_resnet101_2" in text and "one_cycle" in text
+    operations, rows = text.split("\nRows for config.plan.rows")
+    assert "  RandomErasing: " in operations
+    for field in dataclasses.fields(Row):
+        assert f"    {field.name}: " in rows
+    assert "weight_decay: float | None = None" in rows

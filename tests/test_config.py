@@ -8,7 +8,7 @@ import pytest
 
 from tljax import config as config_lib
 from tljax import settings
-from tljax.config import Config, Data, Model, Optim, validate
+from tljax.config import Config, Data, Model, Optim, Plan, Row, validate
 from tljax.errors import ConfigError
 
 SOURCE = Path(config_lib.__file__).parent
@@ -98,6 +98,17 @@ def test_every_field_is_read_somewhere():
         ({"pretrained": "run:/x", "pretrain": Config()}, "are both set"),
         ({"pretrain": Config(seed=-1)}, "config.pretrain.seed = -1 must be at least 0"),
         ({"pretrain": 3}, r"config.pretrain = 3 must be Config \| None"),
+        (
+            {"plan": Plan(rows=(Row(weight_decay=-1),))},
+            r"config.plan.rows\[0\].weight_decay = -1.0 must be at least 0",
+        ),
+        (
+            {"plan": Plan(rows=(Row(), Row(weight_decay="high")))},
+            r"config.plan.rows\[1\].weight_decay = 'high' must be float \| None",
+        ),
+        ({"plan": Plan(rows=(Row(weight_decay=float("nan")),))}, "a finite number"),
+        ({"plan": Plan(rows=(Row(weight_decay=True),))}, "= True must be float"),
+        ({"plan": Plan(rows=("fc",))}, r"config.plan.rows\[0\] = 'fc' must be Row"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(change, message):
@@ -112,6 +123,12 @@ def test_numbers_take_the_type_of_their_field():
     assert config.optim.learning_rate == 1.0
     assert isinstance(config.optim.learning_rate, float)
     assert config.data.mean == (1.0,) and config.data.classes == ("5", "6")
+
+
+def test_a_decay_of_a_row_is_a_number_or_none():
+    rows = [Row(weight_decay=decay) for decay in (None, 0.1, 2)]
+    checked = validate(Config(plan=Plan(rows=rows))).plan.rows
+    assert [row.weight_decay for row in checked] == [None, 0.1, 2.0]
 
 
 def test_a_misspelt_attribute_cannot_be_set():

@@ -19,7 +19,7 @@ from tljax import checkpoint
 pytestmark = pytest.mark.slow
 
 CONFIG = """
-from tljax.config import Config, Data, Mixup, Model, Optim, RandomResizedCrop
+from tljax.config import Config, Data, Mixup, Model, Optim, Plan, RandomResizedCrop
 
 def part(num_steps, **settings):
     return Config(
@@ -45,7 +45,16 @@ def get_config():
     )
     first = Data(batch_size=16, classes=("0", "1", "2"))
     pretrain = part(60, data=first)
-    return part(300, data=data, pretrain=pretrain, baseline=True)
+    config = part(
+        300,
+        data=data,
+        pretrain=pretrain,
+        baseline=True,
+        plan=Plan(preset="head_then_full", phase_steps=140),
+    )
+    config.optim.decay_towards, config.optim.weight_decay = "start", 0.01
+    config.optim.ema_decay = 0.98
+    return config
 """
 
 

@@ -100,6 +100,112 @@ def test_mistakes_are_one_line_and_exit_code_2(call, flags, words, tmp_path):
     assert_refused(call(*flags), 2, *words)
 
 
+PLANNED = """
+from tljax.config import Config, Data, Model, Optim, Plan, Row
+
+def get_config():
+    return Config(
+        num_steps=8,
+        num_devices=1,
+        model=Model(width=2, stem="small"),
+        data=Data(batch_size=32),
+        plan=Plan(rows=[ROWS]),
+    )
+"""
+HEAD = "Row('fc'), Row('', train=False)"
+
+
+@pytest.mark.parametrize(
+    "rows, flags, words",
+    [
+        (
+            "Row('fc('), Row('')",
+            [],
+            ["config.plan.rows[0].pattern = 'fc('", "missing ), unterminated"],
+        ),
+        (
+            "Row('fc'), Row('layer5'), Row('')",
+            [],
+            ["rows[1].pattern = 'layer5' matches no parameter", "conv1, fc, layer1_0"],
+        ),
+        (
+            "Row(''), Row('fc')",
+            [],
+            ["rows[1].pattern = 'fc' matches nothing that the rows before", "put it"],
+        ),
+        ("Row('fc')", [], ["no row matches bn1/bias", "a last Row('', train=False)"]),
+        ("Row('', train=False)", [], ["every parameter is frozen; nothing would"]),
+        ("Row('', unfreeze_at=4)", [], ["every parameter is frozen until step 4"]),
+        (
+            "Row('fc'), Row('', unfreeze_at=8)",
+            [],
+            ["config.plan.rows[1].unfreeze_at = 8 must be below num_steps = 8"],
+        ),
+        (
+            "Row('fc'), Row('', unfreeze_at=8)",
+            ["num_epochs=1", "data.batch_size=512"],
+            ["config.plan.rows[1].unfreeze_at = 8 must be below num_steps = 2"],
+        ),
+        (
+            "Row('fc'), Row('', unfreeze_at=3)",
+            ["optim.accumulate_steps=2"],
+            ["rows[1].unfreeze_at = 3 must be a multiple", "accumulate_steps = 2"],
+        ),
+        (
+            "Row('fc'), Row('', train=False, unfreeze_at=3)",
+            [],
+            ["rows[1].unfreeze_at = 3, but train = False: the row never trains"],
+        ),
+        (
+            "Row('fc'), Row('', batch_norm='frozn')",
+            [],
+            ["rows[1].batch_norm = 'frozn' is unknown (did you mean 'frozen'?)"],
+        ),
+        (HEAD, ["plan.preset=head"], ["config.plan.preset = 'head' and", "both set"]),
+        ("", ["plan.preset=heads"], ["'heads' is unknown (did you mean 'head'?)"]),
+        ("", ["plan.rows=fc"], ["config.plan.rows[0] = 'fc' must be Row"]),
+        (
+            "",
+            ["plan.preset=gradual", "plan.phase_steps=2"],
+            ["'gradual': phase_steps = 2, unfreeze_at = 8 must be below num_steps = 8"],
+        ),
+        (
+            "",
+            ["plan.preset=bn_only", "plan.batch_norm=frozen"],
+            ["config.plan.batch_norm = 'frozen' freezes it; take the preset head"],
+        ),
+        (
+            "",
+            ["optim.decay_towards=start"],
+            ["config.optim.decay_towards = 'start' needs weights to start from"],
+        ),
+        (
+            "",
+            ["optim.decay_towards=start", "optim.name=lamb", "pretrained=run:/nope"],
+            ["config.optim.name = 'lamb'", "take adamw or momentum"],
+        ),
+        (
+            "",
+            ["optim.sam_radius=0.1", "optim.accumulate_steps=2"],
+            ["config.optim.sam_radius = 0.1 needs", "accumulate_steps = 1, not 2"],
+        ),
+        (
+            "",
+            ["patience=3", "eval_every=0"],
+            ["config.patience = 3 needs config.eval_every above 0"],
+        ),
+    ],
+)
+def test_mistakes_in_a_plan_are_one_line_and_exit_code_2(
+    call, rows, flags, words, tmp_path
+):
+    path = tmp_path / "planned.py"
+    path.write_text(PLANNED.replace("ROWS", rows))
+    flags = [f"--config.{flag}" for flag in flags]
+    process = call(f"--config={path}", f"--workdir={tmp_path}/run", *flags)
+    assert_refused(process, 2, *words)
+
+
 def test_the_process_says_one_line_and_exits_with_the_code(tmp_path):
     flags = [DIGITS, f"--workdir={tmp_path}", "--config.num_steps=0"]
     assert_refused(run(*flags), 2, "config.num_steps = 0 must be at least 1")
@@ -134,6 +240,21 @@ def test_dry_run_shows_and_writes_nothing(call, tmp_path):
     for word in ("layer4_1", "learning rate (cosine", "optimiser", "compiled in"):
         assert word in process.stdout
     assert not (tmp_path / "new").exists()
+
+
+def test_dry_run_shows_the_phases_of_a_plan(call, tmp_path):
+    path = tmp_path / "planned.py"
+    rows = "Row('fc'), Row('layer4_', learning_rate=0.5, unfreeze_at=4), "
+    path.write_text(PLANNED.replace("ROWS", rows + "Row('', train=False)"))
+    process = call(f"--config={path}", "--dry_run")
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    (header,) = (place for place, line in enumerate(lines) if line.startswith("plan "))
+    words = [line.split() for line in lines[header + 1 : header + 4]]
+    assert words[0][:4] == ["fc", "170", "170", "1"]
+    assert words[1][0] == "layer4_" and words[1][3:5] == ["5", "0.005"]
+    assert words[2][:2] == ["the", "rest"] and words[2][3:5] == ["0", "never"]
+    assert "compiled in" in process.stdout
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

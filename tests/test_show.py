@@ -9,7 +9,8 @@ import pictures
 import pytest
 from PIL import Image, ImageEnhance
 
-from tljax import run, train
+from tljax import run
+from tljax.batches import open_splits, stored_images, train_batches
 from tljax.config import Data, HorizontalFlip, Mixup, RandomCrop
 from tljax.data import augment, canvas, report, show, survey, views
 from tljax.data import pictures as drawing
@@ -124,11 +125,11 @@ def test_the_first_steps_see_what_is_shown(tmp_path, root, tiny_config):
         ),
     )
     prepared = run.prepare(config)
-    split = train.open_splits(prepared, Terminal("t", 8, 20))["train"]
+    split = open_splits(prepared, Terminal("t", 8, 20))["train"]
     shown, targets = show.first_seen(prepared, split)
-    stored = train.stored_images(prepared, split)
+    stored = stored_images(prepared, split)
     state = jax.jit(prepared.create_state)()
-    batches = train.train_batches(prepared, split, 0)
+    batches = train_batches(prepared, split, 0)
     expected, labels = [], []
     for step in range(2):
         batch = views.gather(next(batches), stored)

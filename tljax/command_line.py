@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from tljax import config as config_lib
 from tljax import settings
-from tljax.config import Config, Operation
+from tljax.config import Config, Operation, Row
 from tljax.errors import ConfigError
 
 USAGE = "python -m tljax.main --config=FILE.py --workdir=DIR [--config.FIELD=VALUE ...]"
@@ -142,6 +142,7 @@ def explain(error: Exception, path: str) -> str:
     lines = [frame.lineno for frame in frames if frame.filename == path]
     place = f"{path}:{lines[-1]}" if lines else path
     known = [name.rsplit(".", 1)[-1] for name, _ in settings.fields(Config)]
+    known += [field.name for field in dataclasses.fields(Row)]
     misspelt = re.findall(r"'(\w+)'", str(error))[-1:]
     near = difflib.get_close_matches("".join(misspelt), known, n=1)
     # Python 3.13 names the nearest keyword by itself.
@@ -156,15 +157,22 @@ def one_line(error: BaseException) -> str:
 
 
 def print_help() -> None:
-    """Prints the usage, every field with its documentation, and the operations."""
+    """Prints the usage, every field with its documentation, operations and rows."""
     print(HELP)
     for name, field in settings.fields(Config):
         print_field(f"--config.{name}", field)
     print("\nOperations for config.data.augment, as a config file lists them:\n")
     for operation in settings.alternatives(Operation):
-        print(f"  {operation.__name__}: {operation.__doc__}")
-        for field in dataclasses.fields(operation):
-            print_field(f"  {field.name}", field)
+        print_class(operation)
+    print("\nRows for config.plan.rows, as a config file lists them:\n")
+    print_class(Row)
+
+
+def print_class(cls: type) -> None:
+    """Prints a dataclass that config files list, with its fields."""
+    print(f"  {cls.__name__}: {cls.__doc__}")
+    for field in dataclasses.fields(cls):
+        print_field(f"  {field.name}", field)
 
 
 def print_field(name: str, field: dataclasses.Field) -> None:

@@ -49,6 +49,11 @@ def check_plan(config, prefix: str) -> None:
             f"{prefix}.plan.preset = {plan.preset!r} and {prefix}.plan.rows are both "
             "set; rows stand in place of a preset"
         )
+    if plan.preset == "bn_only" and plan.batch_norm == "frozen":
+        raise ConfigError(
+            f"{prefix}.plan.preset = 'bn_only' trains BatchNorm, and "
+            f"{prefix}.plan.batch_norm = 'frozen' freezes it; take the preset head"
+        )
     for number, row in enumerate(plan.rows):
         if row.unfreeze_at and not row.train and row.batch_norm == "auto":
             raise ConfigError(
@@ -83,7 +88,7 @@ def check_steps(config, prefix: str) -> None:
     """Raises ConfigError where settings are at odds with the number of steps."""
     optim = config.optim
     for number, row in enumerate(config.plan.rows):
-        check_unfreezing(config, row.unfreeze_at, f"{prefix}.plan.rows[{number}]")
+        check_unfreezing(config, row.unfreeze_at, f"{prefix}.plan.rows[{number}].")
     if optim.warmup_steps >= config.num_steps:
         raise ConfigError(
             f"{prefix}.optim.warmup_steps = {optim.warmup_steps} must be below "
@@ -106,11 +111,11 @@ def check_unfreezing(config, step: int, place: str) -> None:
     every = config.optim.accumulate_steps
     if step >= config.num_steps:
         raise ConfigError(
-            f"{place}.unfreeze_at = {step} must be below num_steps = {config.num_steps}"
+            f"{place}unfreeze_at = {step} must be below num_steps = {config.num_steps}"
         )
     if step % every:
         raise ConfigError(
-            f"{place}.unfreeze_at = {step} must be a multiple of "
+            f"{place}unfreeze_at = {step} must be a multiple of "
             f"optim.accumulate_steps = {every}"
         )
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from tljax import table
+from tljax import plan_table
 from tljax.config import Config
 from tljax.programs import compile_steps
 from tljax.run import Run, prepare
@@ -22,7 +22,7 @@ def dry_run(config: Config) -> None:
     print(run.describe())
     print(run.storage.news)
     print_model(run)
-    for line in table.lines(run):
+    for line in plan_table.lines(run):
         print(line)
     print_schedule(run)
     print_memory(run)

@@ -28,7 +28,7 @@ class Row:
     train: bool = setting(True, "train them")
     learning_rate: float = setting(1.0, "factor of optim.learning_rate", above=0)
     weight_decay: float | None = setting(None, "in place of optim.weight_decay", low=0)
-    unfreeze_at: int = setting(0, "step from which on they train", low=0)
+    unfreeze_at: int = setting(0, "steps of the run after which they train", low=0)
     batch_norm: str = setting(
         "auto",
         "train; frozen_statistics (normalise with the running statistics, train scales "
@@ -127,7 +127,7 @@ def match(row: Row, left: list[str], paths: list[str], place: str) -> set[str]:
     if any(pattern.match(path) for path in paths):
         raise ConfigError(
             f"{place}.pattern = {row.pattern!r} matches nothing that the rows before "
-            "it have left; put it before them"
+            "it have left; put it before them, or leave it out"
         )
     raise ConfigError(
         f"{place}.pattern = {row.pattern!r} matches no parameter; their paths begin "

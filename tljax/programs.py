@@ -32,36 +32,46 @@ def compile_steps(run: Run, first_step: int = 0) -> Programs:
 
     Raises ConfigError where the model cannot be trained on such a batch.
     """
-    compile_step = functools.partial(
-        parallel.compile_step, mesh=run.mesh, mode=run.config.compile
-    )
     first = run.plan.phase_of(first_step)
     train_steps, seconds = {}, 0.0
     for phase in run.plan.phases:
-        if phase.start < first.start:
-            continue
-        try:
-            train_steps[phase.start], took = compile_step(
-                train_step(run, phase),
-                run.abstract_state(phase),
-                run.abstract_batch("train"),
-                run.abstract_stored(),
-                donate_state=True,
-            )
-        except ValueError as error:
-            if "BatchNorm" not in str(error):
-                raise
-            raise ConfigError(
-                f"batch {run.batch_size} of images of {run.image_shape[0]} px: {error}"
-            ) from error
-        seconds += took
+        if phase.start >= first.start:
+            train_steps[phase.start], took = compile_train_step(run, phase)
+            seconds += took
     eval_step = functools.partial(
         run.task.eval_step, model=run.model, transform=run.transform, config=run.config
     )
-    eval_program, took = compile_step(
-        eval_step, run.abstract_state().variables, run.abstract_batch("val")
+    eval_program, took = parallel.compile_step(
+        eval_step,
+        run.abstract_state().variables,
+        run.abstract_batch("val"),
+        mesh=run.mesh,
+        mode=run.config.compile,
     )
     return Programs(train_steps, eval_program, seconds + took)
+
+
+def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, float]:
+    """Returns the step of a phase, and the seconds that compiling it took.
+
+    The program takes over the buffers of the state. Raises as `compile_steps`.
+    """
+    try:
+        return parallel.compile_step(
+            train_step(run, phase),
+            run.abstract_state(phase),
+            run.abstract_batch("train"),
+            run.abstract_stored(),
+            mesh=run.mesh,
+            mode=run.config.compile,
+            donate_state=True,
+        )
+    except ValueError as error:
+        if "BatchNorm" not in str(error):
+            raise
+        raise ConfigError(
+            f"batch {run.batch_size} of images of {run.image_shape[0]} px: {error}"
+        ) from error
 
 
 def train_step(run: Run, phase: Phase) -> Callable[..., Any]:

@@ -84,6 +84,8 @@ def batch_statistics(
     there = by_layer(variables["batch_stats"])
     zeros = jax.tree.map(jnp.zeros_like, {name: there[name] for name in names})
     given = with_statistics(variables["batch_stats"], zeros)
+    # The statistics are for networks that drop nothing.
+    model = model.clone(dropout=0.0, stochastic_depth=0.0)
     _, updated = model.apply(
         {"params": variables["params"], "batch_stats": given},
         images,

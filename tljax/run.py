@@ -221,8 +221,9 @@ def make_plan(
         for row in rows
     ]
     place = f"config.plan.preset = {preset!r}"
+    steps = f"phase_steps = {config.plan.phase_steps}, "
     for row in rows:
-        check_unfreezing(config, row.unfreeze_at, place)
+        check_unfreezing(config, row.unfreeze_at, f"{place}: {steps}")
     return plan_lib.resolve(rows, paths, place)
 
 

@@ -72,12 +72,14 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         return None
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return convert_elements(name, value, typing.get_args(kind))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    matches = isinstance(kind, type) and isinstance(value, kind)
-    if not matches or (kind is int and isinstance(value, bool)):
+    matches = any(
+        isinstance(choice, type) and isinstance(value, choice) for choice in kinds
+    )
+    if not matches or (isinstance(value, bool) and bool not in kinds):
         raise ConfigError(f"{name} = {value!r} must be {describe_type(kind)}")
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{name} = {value} must be a finite number")
     return value
 

@@ -49,20 +49,28 @@ def begin_or_resume(run: Run, workdir: Path) -> Start:
         check_images(run, run.saved, workdir)
         return resume(run, run.saved, meta)
     workdirs.write_entries(workdir, run.source.entries)
+    state, news = begin(run)
+    meta["started_from"] = "scratch" if run.given is None else run.given.origin
+    return Start(state, 0, meta, news)
+
+
+def begin(run: Run) -> tuple[TrainState, str]:
+    """Returns the state before the first step, on the devices, and how it came to be.
+
+    The weights are those given, or random ones.
+    """
     replicated = parallel.replicated(run.mesh)
     state = jax.jit(run.create_state, out_shardings=replicated)()
     news = f"images: {run.transform.describe()}"
     if run.given is None:
-        meta["started_from"] = "scratch"
-        return Start(state, 0, meta, f"from scratch; {news}")
+        return state, f"from scratch; {news}"
     variables, line = transplant.transplant(
         run.given, state.variables, run.keeps_head()
     )
     state = begin_with(run, state, jax.device_put(variables, replicated))
     if run.transform[2:] != run.given.transform[2:]:
         news += f"; the weights were trained with {run.given.transform.describe()}"
-    meta["started_from"] = run.given.origin
-    return Start(state, 0, meta, f"{line}; {news}")
+    return state, f"{line}; {news}"
 
 
 def begin_with(run: Run, state: TrainState, variables: dict[str, Any]) -> TrainState:

@@ -21,7 +21,14 @@ RESULT_COLUMNS = {
     "images/s": ("images_per_second", "{:,.0f}"),
     "compile s": ("compile_seconds", "{:.1f}"),
 }
-SHOWN = ("loss", "accuracy", "f1_macro", "learning_rate", "images_per_second")
+SHOWN = (
+    "loss",
+    "accuracy",
+    "f1_macro",
+    "ema_accuracy",
+    "learning_rate",
+    "images_per_second",
+)
 
 
 class Terminal:

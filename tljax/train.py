@@ -4,30 +4,30 @@ import dataclasses
 import math
 import resource
 import sys
-from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from tljax import checkpoint, parallel, table, workdirs
+from tljax import checkpoint, parallel, plan_table, workdirs
+from tljax import recalibrate as recalibration
+from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data import examples, loader
 from tljax.data.examples import Examples
-from tljax.data.order import Course, Order
-from tljax.data.skipped import Skipped
 from tljax.errors import NonFiniteError
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
 from tljax.plan import Phase
 from tljax.programs import Programs, compile_steps
 from tljax.run import Run, load_given, prepare
 from tljax.signals import stop_request
-from tljax.start import Start, begin_or_resume
+from tljax.start import Start, begin_or_resume, begin_with
 from tljax.state import TrainState
-from tljax.terminal import Terminal, track
+from tljax.terminal import Terminal
 from tljax.versions import versions
 
 
@@ -43,11 +43,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
     with workdirs.hold(workdir, config):
         result = workdirs.read_json(workdir / "result.json")
         if result is None:
-            run = prepare(config, workdir)
-            if config.pretrain is not None and run.saved is None:
-                train_and_evaluate(config.pretrain, workdir / "pretrain")
-                given = load_given(config, run.source, workdir / "pretrain")
-                run = run._replace(given=given)
+            run = with_pretraining(prepare(config, workdir), workdir)
             result = train(run, workdir)
             workdirs.write_json(workdir / "result.json", result)
         if config.baseline and "baseline" not in result:
@@ -62,6 +58,18 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
             result["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
             workdirs.write_json(workdir / "result.json", result)
         return result
+
+
+def with_pretraining(run: Run, workdir: Path) -> Run:
+    """Returns the run with the weights of the run that is to be made before it.
+
+    That one is made, or found finished, in WORKDIR/pretrain.
+    """
+    if run.config.pretrain is None or run.saved is not None:
+        return run
+    train_and_evaluate(run.config.pretrain, workdir / "pretrain")
+    given = load_given(run.config, run.source, workdir / "pretrain")
+    return run._replace(given=given)
 
 
 def train(run: Run, workdir: Path) -> dict[str, Any]:
@@ -80,7 +88,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     terminal.say(run.storage.news)
     start = begin_or_resume(run, workdir)
     terminal.say(start.news)
-    for line in table.lines(run):
+    for line in plan_table.lines(run):
         terminal.say(line)
     splits = open_splits(run, terminal)
     skipped = splits["train"].skipped
@@ -96,18 +104,21 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         stored = stored_images(run, splits["train"])
         phase = run.plan.phase_of(max(start.step - 1, 0))
         state, validations = start.state, list(start.meta.get("validations", ()))
-        meta = start.meta | {"validations": validations}
+        if start.step == 0 and run.plan.recalibrated:
+            state = recalibrate(run, state, stored, splits["train"], workdir, terminal)
         recorder = Recorder(writer, speed, config.log_every)
         terminal.start(start.step)
         speed.start(start.step)
-        for step in range(start.step + 1, config.num_steps + 1):
+        step = start.step
+        while step < config.num_steps and not is_exhausted(validations, config):
+            step += 1
             if run.plan.phase_of(step - 1) != phase:
                 recorder.flush()
                 phase = run.plan.phase_of(step - 1)
                 state = enter_phase(run, state, phase)
-                terminal.say(
-                    f"from step {step} on train {', '.join(table.names(run, phase))}"
-                )
+                speed.start(step - 1)
+                now = plan_table.names(run, phase)
+                terminal.say(f"from step {step} on, what trains: {now}")
             train_step = programs.train_steps[phase.start]
             state, metrics = train_step(state, next(batches), stored)
             recorder.push(step, metrics)
@@ -124,22 +135,24 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
                 val = flat(evaluate(run, programs, state, splits["val"]))
                 validations.append([step, val["accuracy"]])
                 writer.write(step, "val", val)
-            if save_due or stop or checkpoints.is_best(val):
-                checkpoints.save(step, state, meta, val)
+            wanted = save_due or checkpoints.is_best(val)
+            if wanted or stop:
+                # A copy: it is written while the run goes on.
+                meta = start.meta | {"validations": list(validations)}
+                checkpoints.save(step, state, meta, val if wanted else {})
             if checkpoints.saving == step and stop:
                 checkpoints.wait()
                 stop.check(step)
-            if val and is_exhausted(validations, config.patience):
-                terminal.say(f"stopped: no better validation since {config.patience}")
-                break
             speed.start(step)
 
         checkpoints.wait()
-        stop.check(step)
+        if is_exhausted(validations, config):
+            terminal.say(f"{config.patience} validations without a better one: ended")
         best_step = checkpoints.best_step()
         if config.patience and best_step != step:
             step, state = best_step, go_back(run, checkpoints, best_step)
             terminal.say(f"back to step {step}, the best in validation")
+        stop.check(step)
         # The test split is seen once, when nothing can be chosen by it any more.
         split = run.source.result_split()
         result = evaluate(run, programs, state, splits[split])
@@ -158,36 +171,41 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     }
 
 
-def open_splits(run: Run, terminal: Terminal) -> dict[str, Examples]:
-    """Returns every split ready to be loaded; decodes what is to be decoded once."""
-    total = sum(len(split.labels) for split in run.source.splits.values())
-    skipped = Skipped(total, run.config.data.max_bad_fraction, terminal.say)
-    return {
-        name: examples.open_split(
-            run.source, name, run.storage, run.config.data, skipped, track
+def recalibrate(
+    run: Run, state: TrainState, stored, split: Examples, workdir: Path, terminal
+) -> TrainState:
+    """Returns the first state with BatchNorm statistics of the training images.
+
+    How far they have moved is printed, and written to WORKDIR/batch_norm.csv.
+    """
+    names, config = run.plan.recalibrated, run.config
+    others = run.plan.phases[0].frozen_statistics - names
+    program = recalibration.compile_add(
+        state.variables,
+        names,
+        run.abstract_batch("train"),
+        run.abstract_stored(),
+        mesh=run.mesh,
+        mode=config.compile,
+        model=run.model.clone(frozen_statistics=others),
+        transform=run.transform,
+        operations=config.data.augment,
+        key=state.key,
+    )
+    epoch = len(split.split.labels) // run.batch_size
+    number = min(config.plan.recalibration_batches, epoch)
+    with closing(train_batches(run, split, 0)) as batches:
+        variables = recalibration.recalibrate(
+            program, state.variables, names, islice(batches, number), stored, run.mesh
         )
-        for name in run.source.splits
-    }
-
-
-def train_batches(
-    run: Run, split: Examples, first_step: int
-) -> Iterator[dict[str, jax.Array]]:
-    """Yields the training batches from a step on, on the devices, one ahead."""
-    data = run.config.data
-    order = Order(run.config.seed, split.split.labels, data.balanced)
-    course = Course(order, run.batch_size, jax.process_index(), jax.process_count())
-    on_device = run.storage.cache == "device"
-    readers = examples.readers_of(data, split.drawings.canvas.bytes)
-    batches = loader.train_batches(split, course, first_step, readers, on_device)
-    return parallel.shard_batches(batches, run.mesh)
-
-
-def stored_images(run: Run, split: Examples) -> dict[str, jax.Array]:
-    """Returns the training images on the devices, where they are kept there."""
-    if run.storage.cache != "device":
-        return {}
-    return jax.device_put(loader.on_device(split), parallel.replicated(run.mesh))
+    moved = recalibration.drift(state.batch_stats, variables["batch_stats"])
+    moved = [row for row in moved if row.layer in names]
+    terminal.say(f"BatchNorm recalibrated on {number} batches of training images")
+    for line in recalibration.lines(moved):
+        terminal.say(line)
+    rows = recalibration.drift_rows(moved)
+    workdirs.write_csv(workdir / "batch_norm.csv", rows)
+    return begin_with(run, state, variables)
 
 
 def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
@@ -199,19 +217,20 @@ def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
     return enter(state)
 
 
-def is_exhausted(validations: list[list[float]], patience: int) -> bool:
+def is_exhausted(validations: list[list[float]], config: Config) -> bool:
     """Returns whether the last `patience` validations are no better than one before."""
     accuracies = [accuracy for _, accuracy in validations]
-    best = accuracies.index(max(accuracies))
-    return 0 < patience < len(accuracies) - best
+    before, last = accuracies[: -config.patience], accuracies[-config.patience :]
+    return bool(config.patience and before) and max(last) <= max(before)
 
 
 def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
     """Returns the state saved at a step, after which nothing is saved any more."""
-    checkpoints.go_back(step)
     wanted = run.abstract_state(run.plan.phase_of(step - 1))
     folder = checkpoints.directory / str(step)
-    return checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+    state = checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+    checkpoints.go_back(step)
+    return state
 
 
 def evaluate(

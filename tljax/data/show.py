@@ -14,7 +14,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from tljax import command_line, train, workdirs
+from tljax import command_line, workdirs
+from tljax.batches import open_splits, stored_images, train_batches
 from tljax.config import Config
 from tljax.data import pictures, survey, views
 from tljax.data import report as report_lib
@@ -90,7 +91,7 @@ def show(config: Config, folder: Path) -> dict[str, Any]:
     terminal = Terminal("data", run.config.num_steps, run.batch_size)
     for line in (run.describe(), *source.notes, run.storage.news):
         terminal.say(line)
-    splits = train.open_splits(run, terminal)
+    splits = open_splits(run, terminal)
     images, targets = first_seen(run, splits["train"])
     labels = [pictures.describe_target(row, source.class_names) for row in targets]
     grid = pictures.draw_grid(images, labels, title_of(run, len(images)))
@@ -131,10 +132,10 @@ def first_seen(run: Run, split: Examples) -> tuple[np.ndarray, np.ndarray]:
 
     # Under jit nothing but the key of the first state is computed.
     key = jax.jit(lambda: run.create_state().key)()
-    stored = train.stored_images(run, split)
+    stored = stored_images(run, split)
     steps = -(-SHOWN // run.batch_size)
     found = []
-    with closing(train.train_batches(run, split, 0)) as batches:
+    with closing(train_batches(run, split, 0)) as batches:
         for step, batch in enumerate(itertools.islice(batches, steps)):
             found.append(jax.device_get(see(key, step, batch, stored)))
     images, targets = (

@@ -251,6 +251,38 @@ def learning_curves(lines: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def range_test(
+    rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, found: dict[str, Any]
+) -> Figure:
+    """Returns the losses of a range test over the learning rate."""
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, ".", color=GREY, markersize=3, label="a batch")
+    axes.plot(rates, smoothed, color=BLUE, linewidth=2, label="smoothed")
+    for name, text in (("suggestion", "falls fastest"), ("lowest", "lowest")):
+        if found[name] is not None:
+            height = np.interp(found[name], rates, smoothed)
+            axes.plot(
+                found[name], height, "o", color=ORANGE, markersize=7, label=text,
+                markerfacecolor=ORANGE if name == "suggestion" else "white",
+            )  # fmt: skip
+            axes.annotate(
+                f"{found[name]:.2g}", (found[name], height), xytext=(6, 8),
+                textcoords="offset points",
+            )  # fmt: skip
+    axes.set(
+        xscale="log", xlabel="learning rate", ylabel="loss",
+        title="learning-rate range test",
+    )  # fmt: skip
+    axes.xaxis.set_major_formatter("{x:g}")
+    if len(smoothed):
+        low, high = smoothed.min(), max(smoothed[0], smoothed.min() * 1.5)
+        room = 0.15 * (high - low)
+        axes.set_ylim(low - 2 * room, high + 3 * room)
+        axes.legend()
+    return figure
+
+
 def shorten(name: str, limit: int = 26) -> str:
     """Returns a class name fit for a plot: one line, both of its ends if it is long."""
     text = quote(name, 200)
