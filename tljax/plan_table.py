@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from tljax.plan import Phase, batch_norm_of
+from tljax.plan import Phase, batch_norm_of, find_norms, layers_of
 from tljax.run import Run
 
 
@@ -21,6 +21,7 @@ def lines(run: Run) -> Iterator[str]:
         "/".join(key.key for key in path): leaf.size
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
     }
+    norms = find_norms(sizes)
     patterns = {name: describe(run, name) for name in plan.rows}
     width = max(len("plan"), *map(len, patterns.values()))
     heads = "".join(f"{head:>14}" for head in ("parameters", "trained", "from step"))
@@ -42,7 +43,11 @@ def lines(run: Run) -> Iterator[str]:
         else:
             cells += [f"{'never':>14}", f"{'-':>10}", f"{'-':>10}"]
         memory = bytes_of(state.opt_state, name) / 1e6
-        cells += [f"  {batch_norm_of(row):19}", f"{memory:>6.1f} MB"]
+        has_norms = layers_of(plan.governed[name], norms)
+        cells += [
+            f"  {batch_norm_of(row) if has_norms else '-':19}",
+            f"{memory:>6.1f} MB",
+        ]
         yield f"{patterns[name]:{width}}" + "".join(cells)
 
 

@@ -61,6 +61,15 @@ def with_statistics(batch_stats: Any, statistics: Statistics) -> Any:
     )
 
 
+def measuring(model: nn.Module, batch_stats: Any, names: Iterable[str]) -> nn.Module:
+    """Returns the model that measures the layers `names`, and those alone.
+
+    Nothing is dropped in it: the statistics are to serve the network as it predicts.
+    """
+    others = frozenset(by_layer(batch_stats)) - frozenset(names)
+    return model.clone(frozen_statistics=others, dropout=0.0, stochastic_depth=0.0)
+
+
 def batch_statistics(
     model: nn.Module, variables: Any, images: jax.Array, names: Iterable[str]
 ) -> Statistics:
