@@ -125,6 +125,7 @@ ALLOWED = {
     },
     "judging": {
         "averages",
+        "batches",
         "data",
         "evaluate",
         "evaluation",
@@ -133,7 +134,6 @@ ALLOWED = {
         "recalibrate",
         "run",
         "terminal",
-        "train",
     },
     "interpolate": {
         "averages",

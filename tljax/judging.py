@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tljax import averages, evaluate, network, parallel, recalibrate, train
+from tljax import averages, batches, evaluate, network, parallel, recalibrate
 from tljax.averages import Candidate, Score, Trial
 from tljax.data.examples import Examples
 from tljax.evaluation import bootstrap, calibration, numbers, probabilities
@@ -38,7 +38,7 @@ class Bench(NamedTuple):
 def prepare(run: Run, variables: Sequence[Any], terminal: Terminal) -> Bench:
     """Returns what judges weights of the shapes of `variables`."""
     layers = averages.moved_layers(variables)
-    splits = train.open_splits(run, terminal)
+    splits = batches.open_splits(run, terminal)
     predict = network.compile_predict(
         run.config,
         run.model,
@@ -62,7 +62,7 @@ def prepare(run: Run, variables: Sequence[Any], terminal: Terminal) -> Bench:
         operations=run.config.data.augment,
         key=jax.random.key(run.config.seed),
     )
-    stored = train.stored_images(run, splits["train"])
+    stored = batches.stored_images(run, splits["train"])
     return Bench(run, splits, layers, predict, measure, stored)
 
 
@@ -102,12 +102,12 @@ def measured(bench: Bench, variables: Any) -> Any:
     number = -(-len(examples.split.labels) // run.batch_size)
     number = min(number, run.config.plan.recalibration_batches)
     placed = jax.device_put(variables, parallel.replicated(run.mesh))
-    with closing(train.train_batches(run, examples, 0)) as batches:
+    with closing(batches.train_batches(run, examples, 0)) as rows:
         found = recalibrate.recalibrate(
             bench.measure,
             placed,
             bench.layers,
-            itertools.islice(batches, number),
+            itertools.islice(rows, number),
             bench.stored,
             run.mesh,
         )

@@ -62,12 +62,9 @@ def with_statistics(batch_stats: Any, statistics: Statistics) -> Any:
 
 
 def measuring(model: nn.Module, batch_stats: Any, names: Iterable[str]) -> nn.Module:
-    """Returns the model that measures the layers `names`, and those alone.
-
-    Nothing is dropped in it: the statistics are to serve the network as it predicts.
-    """
+    """Returns the model in whose training only the layers `names` look at the batch."""
     others = frozenset(by_layer(batch_stats)) - frozenset(names)
-    return model.clone(frozen_statistics=others, dropout=0.0, stochastic_depth=0.0)
+    return model.clone(frozen_statistics=others)
 
 
 def batch_statistics(
