@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tljax import averages
-from tljax.averages import Candidate, Score, Trial
+from tljax.interpolation import averages
+from tljax.interpolation.averages import Candidate, Score, Trial
 
 
 def weights(value):

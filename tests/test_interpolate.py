@@ -16,7 +16,6 @@ from tljax import (
     entry,
     evaluate,
     interpolate,
-    judging,
     predict,
     pretrained,
     train,
@@ -25,6 +24,7 @@ from tljax import (
 from tljax.config import Config, Data, Model, Optim
 from tljax.data.operations import RandomCrop
 from tljax.evaluation import plots
+from tljax.interpolation import judging
 
 
 def tiny(classes, **changes):

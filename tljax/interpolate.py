@@ -9,20 +9,18 @@ import numpy as np
 from absl import flags
 
 from tljax import (
-    averages,
     checkpoint,
     evaluate,
-    ingredients,
-    judging,
     parallel,
     workdirs,
 )
-from tljax.averages import Candidate, Row, Trial
 from tljax.entry import read_flags, run_command
 from tljax.errors import ConfigError
 from tljax.evaluation import averaging, plots
-from tljax.ingredients import Ingredients
-from tljax.judging import Bench, Final
+from tljax.interpolation import averages, ingredients, judging
+from tljax.interpolation.averages import Candidate, Row, Trial
+from tljax.interpolation.ingredients import Ingredients
+from tljax.interpolation.judging import Bench, Final
 from tljax.run import Run, Saved
 from tljax.terminal import Terminal, print_line
 from tljax.versions import versions

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tljax import averages, batches, evaluate, network, parallel, recalibrate
-from tljax.averages import Candidate, Score, Trial
+from tljax import batches, evaluate, network, parallel, recalibrate
 from tljax.data.examples import Examples
 from tljax.evaluation import bootstrap, calibration, numbers, probabilities
+from tljax.interpolation import averages
+from tljax.interpolation.averages import Candidate, Score, Trial
 from tljax.run import Run
 from tljax.terminal import Terminal
 
