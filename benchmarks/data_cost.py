@@ -21,12 +21,8 @@ import jax
 from absl import app, flags
 
 from benchmarks.photographs import write_photographs
-from tljax.batches import open_splits, stored_images, train_batches
+from benchmarks.steps import prepare_steps
 from tljax.config import Config, Data, HorizontalFlip, Model, RandomResizedCrop
-from tljax.programs import compile_steps
-from tljax.run import prepare
-from tljax.start import begin_or_resume
-from tljax.terminal import Terminal
 
 MODEL = flags.DEFINE_string("model", "resnet50", "of the pair `augmentation`")
 SIZE = flags.DEFINE_integer("image_size", 224, "of the pair `augmentation`")
@@ -36,27 +32,6 @@ STEPS = flags.DEFINE_integer("steps", 20, "steps a turn of the pair `real`")
 SMOKE = flags.DEFINE_bool("smoke", False, "small models, few steps")
 
 CLASSIC = (RandomResizedCrop(), HorizontalFlip())
-
-
-def steps_of(config: Config, workdir: Path):
-    """Returns a function that takes so many training steps and waits for them."""
-    workdir.mkdir()
-    run = prepare(config)
-    start = begin_or_resume(run, workdir)
-    programs = compile_steps(run)
-    split = open_splits(run, Terminal("", 1, 1))["train"]
-    stored = stored_images(run, split)
-    batches = train_batches(run, split, 0)
-    state = start.state
-
-    def take(count: int) -> None:
-        nonlocal state
-        for _ in range(count):
-            state, metrics = programs.train_steps[0](state, next(batches), stored)
-        jax.block_until_ready(metrics)
-
-    take(1)
-    return take
 
 
 def compare(name: str, with_it, without, steps: int) -> dict[str, float]:
@@ -90,7 +65,9 @@ def augmentation(folder: Path) -> dict[str, float]:
         cache="device",
     )  # fmt: skip
     sides = [
-        steps_of(Config(num_devices=1, model=Model(name=MODEL.value), data=data), place)
+        prepare_steps(
+            Config(num_devices=1, model=Model(name=MODEL.value), data=data), place
+        ).take
         for data, place in ((photographs, folder / "a"), (plain, folder / "b"))
     ]
     return compare("augmentation", *sides, steps=1)
@@ -100,14 +77,14 @@ def real(folder: Path) -> dict[str, float]:
     """Returns how fast training on real images is, beside training on made ones."""
     sources = [f"folder:{folder}/small", "synthetic"]
     sides = [
-        steps_of(
+        prepare_steps(
             Config(
                 num_devices=1,
                 model=Model(name="resnet18", width=16, stem="small"),
                 data=Data(source=source, image_size=32, resize=32, batch_size=32),
             ),
             folder / f"real{place}",
-        )
+        ).take
         for place, source in enumerate(sources)
     ]
     return compare("real", *sides, steps=STEPS.value)

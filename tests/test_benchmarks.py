@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
     [
         ("input_pipeline", {"ours", "batch_size", "workers"}),
         ("data_cost", {"ratio", "ratio_low", "ratio_high", "real_ratio"}),
+        ("fine_tuning", {"ratio", "ratio_low", "ratio_high", "presets"}),
     ],
 )
 def test_a_benchmark_ends_with_its_numbers(name, keys):

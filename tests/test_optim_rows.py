@@ -180,6 +180,21 @@ def test_sam_is_foret_et_als():
     )
 
 
+def test_what_has_trained_goes_on_when_a_row_joins():
+    """Its moments and counts are kept; those of what joins are zero."""
+    rows = [Row("fc"), Row("conv", unfreeze_at=3), Row("bn", train=False)]
+    course = Course(rows, name="adam")
+    *_, (_, _, before) = course.run(course.begin(), 0, 3)
+    after = course.enter(before, course.plan.phases[1])
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        before.opt_state["row0"],
+        after.opt_state["row0"],
+    )
+    assert optax.tree.norm(after.opt_state["row0"]) > 3
+    assert optax.tree.norm(after.opt_state["row1"]) == 0
+
+
 @pytest.mark.parametrize("decay", [0.3, 0.999])
 def test_the_average_rises_to_its_decay(decay):
     """(1 + step) / (10 + step) until that is above the decay."""

@@ -131,7 +131,7 @@ def test_any_number_of_devices_and_images_on_the_device(variables):
 
 
 def test_a_layer_that_the_model_freezes_is_refused(variables):
-    frozen = MODEL.clone(frozen_statistics=True)
+    frozen = MODEL.clone(frozen_statistics=frozenset({"bn1"}))
     with pytest.raises(ValueError, match=r"does not train the statistics of \['bn1'\]"):
         jax.eval_shape(
             lambda variables: recalibrate.batch_statistics(
@@ -139,6 +139,29 @@ def test_a_layer_that_the_model_freezes_is_refused(variables):
             ),
             variables,
         )
+
+
+def test_a_measuring_model_keeps_all_other_layers_as_they_predict(variables):
+    """So a layer sees what the layers before it make with their running statistics."""
+    images = jax.random.normal(jax.random.key(1), (8, 8, 8, 1))
+    name = "layer1_0/bn2"
+    model = recalibrate.measuring(MODEL, variables["batch_stats"], [name])
+    assert model.frozen_statistics == set(layers(variables)) - {name}
+
+    @jax.jit
+    def measure(variables):
+        found = recalibrate.batch_statistics(model, variables, images, [name])[name]
+        _, state = MODEL.apply(
+            variables,
+            images,
+            capture_intermediates=lambda module, _: module.name == "conv2",
+        )
+        return found, state["intermediates"]["layer1_0"]["conv2"]["__call__"][0]
+
+    found, inside = measure(variables)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(found["mean"], inside.mean((0, 1, 2)))
+    close(found["var"], inside.var((0, 1, 2), ddof=1))
 
 
 def test_drift_counts_in_deviations():

@@ -32,6 +32,9 @@ class TinyNet(nn.Module):
 
     num_classes: int = NUM_CLASSES
     frozen_statistics: frozenset[str] = frozenset()
+    # Recalibration sets them to 0.
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
 
     @nn.compact
     def __call__(self, images, train=False):

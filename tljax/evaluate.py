@@ -62,18 +62,8 @@ def run(argv: list[str]) -> None:
         return
     options = parse(argv)
     workdir = workdirs.as_path(options.workdir)
-    config = workdirs.load_config(workdir)
-    config = dataclasses.replace(
-        config,
-        device=options.device or config.device,
-        num_devices=options.num_devices or config.num_devices,
-    )
-    saved = network.find(workdir, options.step, options.entry)
-    parts = prepare(config, saved=saved)
+    parts, saved = open_run(workdir, options)
     split = choose_split(parts, options.split)
-    check_classes(parts, saved)
-    start.check_images(parts, saved, workdir)
-    start.check_config(workdirs.as_json(parts.config), saved)
     folder = make_folder(workdir, parts, split, saved.entry)
     evaluate(parts, saved, split, workdir, folder)
     print_line(f"all of it in {folder}")
@@ -89,6 +79,25 @@ def parse(argv: list[str]) -> flags.FlagValues:
     if not values.workdir:
         raise ConfigError(f"--workdir is missing; usage: {USAGE}")
     return values
+
+
+def open_run(workdir: Path, options: flags.FlagValues) -> tuple[Run, Saved]:
+    """Returns the run in a workdir and the checkpoint that the options name.
+
+    Raises RunError where it is not there, damaged, or of other classes or images.
+    """
+    config = workdirs.load_config(workdir)
+    config = dataclasses.replace(
+        config,
+        device=options.device or config.device,
+        num_devices=options.num_devices or config.num_devices,
+    )
+    saved = network.find(workdir, options.step, options.entry)
+    parts = prepare(config, saved=saved)
+    check_classes(parts, saved)
+    start.check_images(parts, saved, workdir)
+    start.check_config(workdirs.as_json(parts.config), saved)
+    return parts, saved
 
 
 def choose_split(run: Run, asked: str) -> str:

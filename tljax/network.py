@@ -61,10 +61,13 @@ class Network(NamedTuple):
 
 
 def place(saved: Saved, found: Any, wanted: Any, mesh: Mesh) -> Any:
-    """Returns the variables found in a checkpoint on all devices.
+    """Returns the variables found in a checkpoint on all devices; checks them."""
+    check(saved, found, wanted)
+    return jax.device_put(found, parallel.replicated(mesh))
 
-    Raises CheckpointError where names or shapes are others than `wanted`.
-    """
+
+def check(saved: Saved, found: Any, wanted: Any) -> None:
+    """Raises CheckpointError where variables found have other names or shapes."""
     differences = checkpoint.compare_shapes(
         checkpoint.shapes(found), checkpoint.shapes(wanted)
     )
@@ -73,7 +76,6 @@ def place(saved: Saved, found: Any, wanted: Any, mesh: Mesh) -> Any:
             f"checkpoint {saved.folder} is not of the network in config.json "
             f"(- unused, + missing, or other shapes): {'; '.join(differences)}"
         )
-    return jax.device_put(found, parallel.replicated(mesh))
 
 
 def restore(config: Config, saved: Saved, mesh: Mesh) -> Network:

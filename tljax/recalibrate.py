@@ -61,6 +61,12 @@ def with_statistics(batch_stats: Any, statistics: Statistics) -> Any:
     )
 
 
+def measuring(model: nn.Module, batch_stats: Any, names: Iterable[str]) -> nn.Module:
+    """Returns the model in whose training only the layers `names` look at the batch."""
+    others = frozenset(by_layer(batch_stats)) - frozenset(names)
+    return model.clone(frozen_statistics=others)
+
+
 def batch_statistics(
     model: nn.Module, variables: Any, images: jax.Array, names: Iterable[str]
 ) -> Statistics:
