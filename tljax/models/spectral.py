@@ -36,9 +36,9 @@ def create_vectors(
                 jax.random.normal(place_key, kernel.shape[-1:], kernel.dtype)
             )
     vectors = traverse_util.unflatten_dict(vectors)
-    for _ in range(iterations):
-        vectors = iterate(params, vectors)
-    return vectors
+    return jax.lax.fori_loop(
+        0, iterations, lambda _, vectors: iterate(params, vectors), vectors
+    )
 
 
 def iterate(params: Any, vectors: Any) -> Any:
