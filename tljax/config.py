@@ -315,9 +315,7 @@ class Autoencoder:
         low=0,
         below=1,
     )
-    patch_size: int = setting(
-        0, "pixels of a patch; 0 = an eighth of the image", low=0
-    )
+    patch_size: int = setting(0, "pixels of a patch; 0 = an eighth of the image", low=0)
     kl_weight: float = setting(
         0.0, "conv_autoencoder: above 0 it is variational, with this weight", low=0
     )
@@ -329,9 +327,7 @@ class Gan:
 
     latent: int = setting(64, "numbers that an image is generated from", low=1)
     loss: str = setting("hinge", "of both", choices=GAN_LOSSES)
-    gradient_penalty: float = setting(
-        10.0, "wasserstein: weight of the penalty", low=0
-    )
+    gradient_penalty: float = setting(10.0, "wasserstein: weight of the penalty", low=0)
     r1: float = setting(0.0, "weight of the R1 penalty on real images", low=0)
     spectral_norm: bool = setting(False, "normalise the discriminator's kernels")
     conditional: bool = setting(False, "generate images of a class")

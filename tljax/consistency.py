@@ -7,7 +7,6 @@ from tljax.optim import TRUST_RATIOS
 from tljax.pretrained import catalog
 from tljax.pretrained.weights import FORMS, LOADERS
 
-
 MODELS_OF = {"classification": MODELS, "autoencoder": AUTOENCODERS, "gan": GANS}
 
 

@@ -59,9 +59,7 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     place = config.gan.judge if config.judge is None else f"run:{workdir / 'judge'}"
     kind, _, path = place.partition(":")
     if kind not in OPENERS or not path:
-        raise ConfigError(
-            f"config.gan.judge = {place!r} must be {' or '.join(FORMS)}"
-        )
+        raise ConfigError(f"config.gan.judge = {place!r} must be {' or '.join(FORMS)}")
     name, see, variables = OPENERS[kind](path, run)
     size, crop = run.batch_size, run.transform.crop
     images = jax.ShapeDtypeStruct((size, crop, crop, run.source.channels), jnp.uint8)
@@ -156,9 +154,7 @@ def measure(judge: Judge, run: Run, variables: Any) -> dict[str, Any]:
     "fd_real_halves", which a perfect generator would have.
     """
     number = run.config.gan.num_samples
-    features, logs = look_at(
-        judge, samples(judge, run, variables), number, run.mesh
-    )
+    features, logs = look_at(judge, samples(judge, run, variables), number, run.mesh)
     scores = generative.scores(judge.real, features, judge.name)
     halves = [generative.moments(half) for half in (judge.real[::2], judge.real[1::2])]
     frechet, _ = generative.names(judge.name)

@@ -15,7 +15,6 @@ from tljax.errors import NonFiniteError
 from tljax.evaluation import sheets
 from tljax.terminal import Terminal
 
-
 # Images in a row of a picture.
 COLUMNS = 10
 

@@ -1,35 +1,28 @@
 """The command `python -m tljax.predict`: what a trained network sees in new images."""
 
-import functools
 import glob
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import linen as nn
 from jax.sharding import Mesh
 
-from tljax import checkpoint, network, parallel, workdirs
+from tljax import network, parallel, workdirs
 from tljax.config import Config
-from tljax.data import canvas, examples, folder, loader
+from tljax.data import examples, folder, loader
 from tljax.data.canvas import Canvas, Drawings
 from tljax.data.decode import ENDINGS
 from tljax.data.examples import Examples
 from tljax.data.folder import File, Files
 from tljax.data.skipped import Skipped
 from tljax.data.splits import Split
-from tljax.data.transforms import Transform
 from tljax.entry import read_flags, run_command
 from tljax.errors import ConfigError, DataError
 from tljax.evaluation.probabilities import normalize
-from tljax.run import Saved, saved_transform
-from tljax.tasks import TASKS
 from tljax.terminal import print_line, track
 
 USAGE = "python -m tljax.predict --workdir=DIR --images=PATH_OR_GLOB --output=FILE.csv"
@@ -138,7 +131,11 @@ def open_images(config: Config, files: list[File], shape: Canvas) -> Examples:
 
 
 def predict(
-    config: Config, restored: network.Network, opened: Examples, batch_size: int, mesh: Mesh
+    config: Config,
+    restored: network.Network,
+    opened: Examples,
+    batch_size: int,
+    mesh: Mesh,
 ) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yields name, error and probabilities [classes] of each image, in order.
 

@@ -288,9 +288,7 @@ def evaluate(
     """
     metrics = evaluate_variables(run, programs, judge, state.variables, split)
     if state.ema:
-        metrics["ema"] = evaluate_variables(
-            run, programs, judge, state.averaged, split
-        )
+        metrics["ema"] = evaluate_variables(run, programs, judge, state.averaged, split)
     for summary in (metrics, metrics.get("ema", metrics)):
         if not math.isfinite(summary["loss"]):
             raise NonFiniteError(
