@@ -82,7 +82,7 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
 
 
 def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
-    """Returns the name of a run's classifier, `see(variables, images)`, its variables."""
+    """Returns the name of a classifier, `see(variables, images)`, and its variables."""
     workdir = workdirs.as_path(path)
     config = workdirs.load_config(workdir)
     if config.task != "classification":
@@ -109,8 +109,8 @@ def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
     variables, name = inception.load(workdirs.as_path(path))
     if run.source.channels not in (1, 3):
         raise ConfigError(
-            f"config.gan.judge = 'inception:{path}' looks at images of 1 or 3 channels, "
-            f"not of {run.source.channels}"
+            f"config.gan.judge = 'inception:{path}' looks at images of 1 or 3 "
+            f"channels, not of {run.source.channels}"
         )
 
     def see(variables, images):
@@ -136,7 +136,7 @@ def real_images(run: Run, split: Examples) -> Iterator[np.ndarray]:
 def look_at(
     judge: Judge, batches: Iterator[Any], number: int, mesh: Mesh
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns features [n, d] and log-probabilities [n, classes] of the first images."""
+    """Returns features [n, d] and log-probabilities [n, classes] of n images."""
     sharding = parallel.batch_sharding(mesh)
     seen = [
         jax.device_get(judge.look(jax.device_put(images, sharding)))

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from tljax import checkpoint, parallel
 from tljax.config import Config
+from tljax.data import canvas
 from tljax.data.canvas import Canvas
 from tljax.data.transforms import Transform
 from tljax.errors import CheckpointError, ConfigError, NonFiniteError, unknown

@@ -19,7 +19,7 @@ class Programs(NamedTuple):
     Attributes:
       train_steps: first step of a phase -> `train_step(state, batch, stored)`.
       eval_step: `eval_step(variables, batch)`.
-      draw: `draw((variables, key), batch)`, pictures by name; None where there are none.
+      draw: `draw((variables, key), batch)`, pictures by name; None for a classifier.
       seconds: that tracing and compiling them took.
     """
 
@@ -55,7 +55,7 @@ def compile_steps(run: Run, first_step: int = 0) -> Programs:
 
 
 def compile_draw(run: Run) -> tuple[jax.stages.Compiled | None, float]:
-    """Returns what draws pictures of a task, None where it has none, and the seconds."""
+    """Returns what draws pictures, None for a task without, and the seconds."""
     draw = getattr(run.task, "draw", None)
     if draw is None:
         return None, 0.0

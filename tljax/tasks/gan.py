@@ -310,8 +310,8 @@ def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:
 def warn(step: int, metrics: dict[str, float], config) -> str:
     """Returns a warning where the metrics of a step tell a collapse, else "".
 
-    The generator learns nothing from a discriminator whose loss is at its bound; and one
-    that makes the same image of everything has collapsed.
+    The generator learns nothing from a discriminator whose loss is at its bound; and
+    one that makes the same image of everything has collapsed.
     """
     bound = LOSSES[config.gan.loss].bound
     found, diversity = metrics["loss_discriminator"], metrics["sample_diversity"]
