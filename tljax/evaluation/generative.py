@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.utils import gen_batches
+from threadpoolctl import threadpool_limits
 
 from tljax.errors import DataError, NonFiniteError
 
@@ -87,8 +88,9 @@ def moments(features: np.ndarray) -> Moments:
     features = checked(features, at_least=2)
     mean = features.mean(axis=0)
     factor = np.zeros((0, features.shape[1]))
-    for rows in blocks(features):
-        factor = np.linalg.qr(np.concatenate([factor, rows - mean]), mode="r")
+    with threadpool_limits(1, "blas"):  # Many wait for each other where CPUs are busy.
+        for rows in blocks(features):
+            factor = np.linalg.qr(np.concatenate([factor, rows - mean]), mode="r")
     return Moments(len(features), mean, factor / np.sqrt(len(features) - 1))
 
 
@@ -104,8 +106,9 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     check_width(len(one.mean), len(other.mean))
     apart = np.sum((one.mean - other.mean) ** 2)
     spread = np.sum(one.factor**2) + np.sum(other.factor**2)
-    product = one.factor @ other.factor.T
-    shared = np.linalg.svd(product, compute_uv=False).sum()
+    with threadpool_limits(1, "blas"):
+        product = one.factor @ other.factor.T
+        shared = np.linalg.svd(product, compute_uv=False).sum()
     return max(float(apart + spread - 2 * shared), 0.0)
 
 
