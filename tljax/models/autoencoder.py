@@ -4,6 +4,7 @@ Each is called on normalised images [b, h, w, c] of its `image_shape` and return
 `decoder.Found`; `encode` and `decode` are the two halves.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -27,7 +28,7 @@ ACTIVATIONS = {
     "tanh": jnp.tanh,
     "relu": nn.relu,
     "elu": nn.elu,
-    "gelu": nn.gelu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
     "softplus": nn.softplus,
     "identity": lambda x: x,
 }
