@@ -26,6 +26,7 @@ from tljax.data.operations import (  # noqa: F401
 )
 from tljax.data.views import EVAL_VIEWS
 from tljax.models import AUTOENCODERS, GANS, MODELS
+from tljax.models.autoencoder import ACTIVATIONS
 from tljax.optim import DECAY_TOWARDS, OPTIMIZERS, SCHEDULES
 from tljax.parallel import COMPILE_MODES
 from tljax.plan import BATCH_NORMS, Row
@@ -35,6 +36,9 @@ from tljax.pretrained.weights import FORMS
 from tljax.settings import section, setting
 from tljax.tasks import TASKS
 from tljax.tasks.classification import PRECISIONS
+from tljax.tasks.adversarial import LOSSES as GAN_LOSSES
+from tljax.tasks.corruption import NOISES
+from tljax.tasks.diff_augment import POLICIES
 from tljax.tasks.losses import LOSSES
 
 

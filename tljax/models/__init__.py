@@ -4,7 +4,7 @@ import difflib
 
 from flax import linen as nn
 
-from tljax.models import gan, resnet
+from tljax.models import autoencoder, gan, resnet, resnet_autoencoder
 
 MODELS = {
     "resnet18": resnet.resnet18,
@@ -17,6 +17,12 @@ MODELS = {
     "resnext101_64x4d": resnet.resnext101_64x4d,
     "wide_resnet50_2": resnet.wide_resnet50_2,
     "wide_resnet101_2": resnet.wide_resnet101_2,
+}
+# These take the shape of the images in place of a number of classes.
+AUTOENCODERS = {
+    "tied_autoencoder": autoencoder.TiedAutoencoder,
+    "conv_autoencoder": autoencoder.ConvAutoencoder,
+    "resnet_autoencoder": resnet_autoencoder.ResNetAutoencoder,
 }
 GANS = {
     "dcgan": gan.dcgan,
