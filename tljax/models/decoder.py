@@ -1,7 +1,8 @@
 """The parts that autoencoders share: what they return, their codes, and the way back.
 
 No convolution is transposed, for its gradient is slow to compute: what is smaller is
-doubled by repeating pixels, and backward costs at most three times what forward does.
+doubled by repeating pixels, and backward takes at most three times the operations of
+forward.
 """
 
 import functools
