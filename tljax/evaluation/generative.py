@@ -1,8 +1,8 @@
 """How near generated images come to real ones, from features of both.
 
 Features are [n, d] of any network, the pooled ones of a classifier or of Inception.
-All is computed in float64. Every number here depends on how many samples there are:
-only those of equal numbers, and of the same network, can be compared.
+All is computed in float64. All but the kernel distance depend on how many samples there
+are: only measures of equal numbers, and of the same network, can be compared.
 """
 
 from collections.abc import Callable, Iterator
