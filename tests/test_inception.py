@@ -30,7 +30,7 @@ def test_it_is_as_large_as_torchvisions(layout):
     sizes = [int(np.prod(shapes[key])) for key in trained]
     assert sum(sizes) == 27_161_264 - 3_326_696 - 2_049_000
     assert len(trained) == 3 * 94
-    assert shapes["Mixed_6b.branch7x7_2.conv.weight"] == (128, 128, 1, 7)
+    assert shapes["Mixed_6b.branch7x7_3.conv.weight"] == (192, 128, 7, 1)
     assert shapes["Mixed_7c.branch3x3dbl_3b.bn.running_var"] == (384,)
 
 

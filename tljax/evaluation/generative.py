@@ -1,24 +1,26 @@
 """How near generated images come to real ones, from features of both.
 
 Features are [n, d] of any network, the pooled ones of a classifier or of Inception.
-All is computed in float64. Every number here depends on how many samples there are:
-only those of equal numbers, and of the same network, can be compared.
+All is computed in float64. All but the kernel distance depend on how many samples there
+are: only measures of equal numbers, and of the same network, can be compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import pairwise_distances_chunked
-from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.metrics.pairwise import euclidean_distances, polynomial_kernel
 from sklearn.utils import gen_batches
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from tljax.errors import DataError, NonFiniteError
 
-# Rows of features that are looked at together: 2,048 x 10,000 float64 take 164 MB.
-BLOCK = 2048
+# Rows of features that a thread looks at together: 256 x 10,000 float64 take 20 MB.
+BLOCK, THREADS = 256, 4
+# Threads of BLAS wait for each other: on busy CPUs many take 15 times as long as one.
+BLAS = ThreadpoolController()
 NEIGHBOURS = 3
 # The network of the weight file pt_inception-2015-12-05-6726825d.pth.
 INCEPTION = "inception-2015-12-05"
@@ -88,8 +90,9 @@ def moments(features: np.ndarray) -> Moments:
     features = checked(features, at_least=2)
     mean = features.mean(axis=0)
     factor = np.zeros((0, features.shape[1]))
-    with threadpool_limits(1, "blas"):  # Many wait for each other where CPUs are busy.
-        for rows in blocks(features):
+    with BLAS.limit(limits=1, user_api="blas"):
+        # With fewer rows than columns, most work would go into the factor again.
+        for rows in blocks(features, 4 * features.shape[1]):
             factor = np.linalg.qr(np.concatenate([factor, rows - mean]), mode="r")
     return Moments(len(features), mean, factor / np.sqrt(len(features) - 1))
 
@@ -106,7 +109,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     check_width(len(one.mean), len(other.mean))
     apart = np.sum((one.mean - other.mean) ** 2)
     spread = np.sum(one.factor**2) + np.sum(other.factor**2)
-    with threadpool_limits(1, "blas"):
+    with BLAS.limit(limits=1, user_api="blas"):
         product = one.factor @ other.factor.T
         shared = np.linalg.svd(product, compute_uv=False).sum()
     return max(float(apart + spread - 2 * shared), 0.0)
@@ -136,11 +139,11 @@ def kernel_distance(real: np.ndarray, generated: np.ndarray) -> Estimate:
 
 def kernel_sums(points: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns the sum of the kernel of each of `points` [n, d] with all others [n]."""
-    sums = [
-        polynomial_kernel(rows, others, degree=3, coef0=1).sum(axis=1)
-        for rows in blocks(points)
-    ]
-    return np.concatenate(sums)
+
+    def sums(rows: np.ndarray) -> np.ndarray:
+        return polynomial_kernel(rows, others, degree=3, coef0=1).sum(axis=1)
+
+    return over_blocks(sums, points)
 
 
 def kernel_of_itself(points: np.ndarray) -> np.ndarray:
@@ -169,12 +172,13 @@ def precision_and_recall(
 def radii(points: np.ndarray, neighbours: int) -> np.ndarray:
     """Returns the distance of each point [n, d] to its nearest but so many [n]."""
 
-    def kth_smallest(distances: np.ndarray, start: int) -> np.ndarray:
-        # The smallest is that to itself.
-        return np.partition(distances, neighbours, axis=1)[:, neighbours]
+    def kth_smallest(rows: np.ndarray) -> np.ndarray:
+        distances = euclidean_distances(rows, points)
+        distances.partition(neighbours, axis=1)
+        # The smallest is that to itself. A view would keep all distances.
+        return distances[:, neighbours].copy()
 
-    found = pairwise_distances_chunked(points, reduce_func=kth_smallest)
-    return np.concatenate(list(found))
+    return over_blocks(kth_smallest, points)
 
 
 def among(points: np.ndarray, centres: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -183,11 +187,10 @@ def among(points: np.ndarray, centres: np.ndarray, sizes: np.ndarray) -> np.ndar
     They are given by their centres [m, d] and radii [m].
     """
 
-    def any_within(distances: np.ndarray, start: int) -> np.ndarray:
-        return np.any(distances <= sizes, axis=1)
+    def any_within(rows: np.ndarray) -> np.ndarray:
+        return np.any(euclidean_distances(rows, centres) <= sizes, axis=1)
 
-    found = pairwise_distances_chunked(points, centres, reduce_func=any_within)
-    return np.concatenate(list(found))
+    return over_blocks(any_within, points)
 
 
 def class_histogram(log_probabilities: np.ndarray) -> np.ndarray:
@@ -235,9 +238,21 @@ def divergence(counts: np.ndarray, reference: np.ndarray | None = None) -> float
     return float(stats.entropy(counts, reference))
 
 
-def blocks(features: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields features [n, d] in parts of at most BLOCK rows."""
-    return (features[rows] for rows in gen_batches(len(features), BLOCK))
+def over_blocks(
+    function: Callable[[np.ndarray], np.ndarray], points: np.ndarray
+) -> np.ndarray:
+    """Returns [n, ...], what a function says of each part of the points [n, d].
+
+    Parts are worked on by threads of ours, BLAS has one in each.
+    """
+    alone = BLAS.limit(limits=1, user_api="blas")
+    with alone, ThreadPoolExecutor(THREADS) as threads:
+        return np.concatenate(list(threads.map(function, blocks(points, BLOCK))))
+
+
+def blocks(features: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yields features [n, d] in parts of at most `size` rows."""
+    return (features[rows] for rows in gen_batches(len(features), size))
 
 
 def checked(features: np.ndarray, at_least: int) -> np.ndarray:

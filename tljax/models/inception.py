@@ -1,7 +1,7 @@
 """Inception v3 as FID is measured with: the features of its last pooling.
 
 Szegedy et al. 2015 (arXiv 1512.00567) in the form of TensorFlow's file of 2015-12-05,
-as pytorch-fid 0.3 computes it: torchvision's `inception_v3`, but average pools leave
+as pytorch-fid computes it: torchvision's `inception_v3`, but average pools leave
 out what is padded, and the last block has a max pool. Names are torchvision's, a
 module within another: `Mixed_5b.branch1x1.conv.weight` there is
 `Mixed_5b/branch1x1/conv/kernel` here. It is never trained.
