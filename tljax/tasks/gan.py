@@ -310,8 +310,10 @@ def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:
 def find_collapse(metrics: dict[str, float], step: int, loss: str) -> str:
     """Returns a warning where the metrics of a step tell a collapse, else "".
 
-    `loss` is `config.gan.loss`. The generator learns nothing from a discriminator whose
-    loss is at its bound; and one that makes the same image of everything has collapsed.
+    `loss` is `config.gan.loss`. A generator that makes the same image of everything has
+    collapsed; from a discriminator whose loss is at its bound it learns little or
+    nothing. With BatchNorm in the discriminator that is no end: it tells whole batches
+    apart, and the generator may learn all the same.
     """
     bound = LOSSES[loss].bound
     found, diversity = metrics["loss_discriminator"], metrics["sample_diversity"]
@@ -324,7 +326,7 @@ def find_collapse(metrics: dict[str, float], step: int, loss: str) -> str:
     if bound is not None and found < bound + LEAST_LOSS:
         return (
             f"step {step}: the discriminator's loss is {found:.4f}, at its bound: the "
-            "generator learns nothing from it; try gan.augment, gan.r1, "
+            "generator may learn little from it; try gan.augment, gan.r1, "
             "gan.spectral_norm, or a lower gan.discriminator_rate"
         )
     return ""
