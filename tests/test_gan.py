@@ -47,6 +47,11 @@ def written_out(model, state, batch, steps, rate):
         )  # fmt: skip
         return made, updated["batch_stats"][network]
 
+    def both(net, real, fake, labels):
+        images, labels = jnp.concatenate([real, fake]), jnp.tile(labels, 2)
+        logits, new = run("discriminate", "discriminator", net, images, labels)
+        return *jnp.split(logits, 2), new
+
     for n, (real, labels) in enumerate(zip(*parts, strict=True)):
         z_key, real_key, fake_key, _ = jax.random.split(
             jax.random.fold_in(key, 3 + n), 4
@@ -57,8 +62,7 @@ def written_out(model, state, batch, steps, rate):
         fake = diff_augment.augment(fake_key, fake, policy)
 
         def loss(net, real=real, fake=fake, labels=labels):
-            told, new = run("discriminate", "discriminator", net, real, labels)
-            made, _ = run("discriminate", "discriminator", net, fake, labels)
+            told, made, new = both(net, real, fake, labels)
             total = jnp.mean(jax.nn.relu(1 - told)) + jnp.mean(jax.nn.relu(1 + made))
             return total, new
 
@@ -68,15 +72,15 @@ def written_out(model, state, batch, steps, rate):
         )
         stats["discriminator"] = new
 
-    z_key, fake_key = jax.random.split(jax.random.fold_in(key, 2))
+    z_key, real_key, fake_key = jax.random.split(jax.random.fold_in(key, 2), 3)
+    unseen = np.split(images, steps)[-1]
+    real = diff_augment.augment(real_key, unseen, policy)
     z = jax.random.normal(z_key, (len(real), model.latent))
 
     def loss(net):
         fake, new = run("generate", "generator", net, z, labels)
         fake = diff_augment.augment(fake_key, fake, policy)
-        logits, _ = run(
-            "discriminate", "discriminator", params["discriminator"], fake, labels
-        )
+        _, logits, _ = both(params["discriminator"], real, fake, labels)
         return -jnp.mean(logits), new
 
     grads, new = jax.grad(loss, has_aux=True)(params["generator"])
@@ -89,7 +93,7 @@ def written_out(model, state, batch, steps, rate):
 def test_a_step_is_the_step_written_out():
     """Two steps of the discriminator on halves of the batch, one of the generator.
 
-    The running statistics of the discriminator are of the real images alone.
+    Real and generated images pass BatchNorm as one batch.
     """
     config = make_config(
         optimizer=sgd(), discriminator_steps=2, discriminator_rate=0.5,
@@ -273,17 +277,22 @@ def test_penalties_are_part_of_the_loss():
     )
 
 
-def test_a_trunk_keeps_the_statistics_of_real_images():
+def test_a_trunk_keeps_the_statistics_of_what_it_sees():
     """And has no vectors of spectral normalisation, which BatchNorm would undo."""
     config = make_config("resnet_gan", width=2, spectral_norm=True)
     model, state, _ = make_parts(config)
     assert set(state.batch_stats["spectral"]) == {"head"}
     batch = draw_batch()
     _, found, _ = judge(objectives.discriminator, model, config, state, batch)
-    kernel = state.params["discriminator"]["trunk"]["conv1"]["kernel"]
+    z = jax.random.normal(jax.random.split(jax.random.key(1), 4)[0], (6, model.latent))
+    made, _ = model.apply(
+        state.variables, z, batch["label"], True,
+        method="generate", mutable=["batch_stats"],
+    )  # fmt: skip
     seen = jax.lax.conv_general_dilated(
-        batch["image"] / np.float32(127.5) - 1, kernel, (1, 1), "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        jnp.concatenate([batch["image"] / np.float32(127.5) - 1, made]),
+        state.params["discriminator"]["trunk"]["conv1"]["kernel"],
+        (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )  # fmt: skip
     mean = found["discriminator"]["trunk"]["bn1"]["mean"]
     np.testing.assert_allclose(mean, 0.1 * seen.mean(axis=(0, 1, 2)), atol=1e-5)

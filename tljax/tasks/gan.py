@@ -4,9 +4,10 @@ Goodfellow et al. 2014 (arXiv 1406.2661). Params and statistics are {"generator"
 "discriminator": ...}; with spectral normalisation the statistics hold its vectors under
 "spectral" too. Where the discriminator has BatchNorm:
 
-- real and generated images pass it apart, each normalised by their own batch;
-- its running statistics are of real images only: they are what is met where the trunk
-  is used as a backbone;
+- real and generated images pass it as one batch, in the generator's step too. In
+  batches of their own, as is often done, it tells whole batches apart: its loss falls
+  to its bound and its features are worth less;
+- so its running statistics are of both; fine-tuning the trunk may recalibrate them;
 - penalties normalise by the running statistics: the gradient of one logit by one image
   is not defined where a batch is normalised together;
 - what stands in the trunk is not divided by its spectral norm, which BatchNorm undoes.
@@ -311,9 +312,7 @@ def find_collapse(metrics: dict[str, float], step: int, loss: str) -> str:
     """Returns a warning where the metrics of a step tell a collapse, else "".
 
     `loss` is `config.gan.loss`. A generator that makes the same image of everything has
-    collapsed; from a discriminator whose loss is at its bound it learns little or
-    nothing. With BatchNorm in the discriminator that is no end: it tells whole batches
-    apart, and the generator may learn all the same.
+    collapsed; from a discriminator whose loss is at its bound it learns little.
     """
     bound = LOSSES[loss].bound
     found, diversity = metrics["loss_discriminator"], metrics["sample_diversity"]
@@ -326,7 +325,7 @@ def find_collapse(metrics: dict[str, float], step: int, loss: str) -> str:
     if bound is not None and found < bound + LEAST_LOSS:
         return (
             f"step {step}: the discriminator's loss is {found:.4f}, at its bound: the "
-            "generator may learn little from it; try gan.augment, gan.r1, "
+            "generator learns little from it; try gan.augment, gan.r1, "
             "gan.spectral_norm, or a lower gan.discriminator_rate"
         )
     return ""
