@@ -27,7 +27,7 @@ ALLOWED = {
     "checkpoint": {"plan"},
     "metrics": {"terminal"},
     "evaluation": set(),
-    "tasks": {"models", "data", "plan", "state"},
+    "tasks": {"models", "data", "optim", "plan", "state"},
     "recalibrate": {"data", "parallel", "tasks"},
     "consistency": {"data", "optim", "pretrained"},
     "config": {
