@@ -35,16 +35,15 @@ from tljax.state import TrainState, average, enter_phase
 from tljax.tasks import classification
 from tljax.tasks import gan_objectives as objectives
 from tljax.tasks.adversarial import LOSSES
-from tljax.tasks.gan_networks import discriminate
 
 # What is asked of this task beside training.
+from tljax.tasks.collapse import find_collapse  # noqa: F401
+from tljax.tasks.gan_networks import discriminate
 from tljax.tasks.samples import draw, sample  # noqa: F401
 
 # The Frechet distance of samples, which evaluation adds: the best state has least.
 SCORE = ("fd", -1)
 TRUNK = "trunk"
-# Discriminator's loss, and spread of samples over that of images, that tell a collapse.
-LEAST_LOSS, LEAST_DIVERSITY = 0.01, 0.05
 
 
 class Optimizers(NamedTuple):
@@ -306,26 +305,3 @@ def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:
         "loss": float(sums["loss"]) / total,
         "real_logit": float(sums["real_logit"]) / total,
     }
-
-
-def find_collapse(metrics: dict[str, float], step: int, loss: str) -> str:
-    """Returns a warning where the metrics of a step tell a collapse, else "".
-
-    `loss` is `config.gan.loss`. A generator that makes the same image of everything has
-    collapsed; from a discriminator whose loss is at its bound it learns little.
-    """
-    bound = LOSSES[loss].bound
-    found, diversity = metrics["loss_discriminator"], metrics["sample_diversity"]
-    if diversity < LEAST_DIVERSITY:
-        return (
-            f"step {step}: the generated images differ {diversity:.3f} times as much "
-            "as the real ones: the generator has collapsed; try gan.augment, gan.r1, "
-            "another gan.loss, or a lower learning rate"
-        )
-    if bound is not None and found < bound + LEAST_LOSS:
-        return (
-            f"step {step}: the discriminator's loss is {found:.4f}, at its bound: the "
-            "generator learns little from it; try gan.augment, gan.r1, "
-            "gan.spectral_norm, or a lower gan.discriminator_rate"
-        )
-    return ""
