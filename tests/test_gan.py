@@ -15,6 +15,7 @@ from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
 from tljax.plan import Row
 from tljax.tasks import diff_augment, gan, samples
+from tljax.tasks import gan_objectives as objectives
 
 
 def sgd(**changes):
@@ -46,6 +47,11 @@ def written_out(model, state, batch, steps, rate):
         )  # fmt: skip
         return made, updated["batch_stats"][network]
 
+    def both(net, real, fake, labels):
+        images, labels = jnp.concatenate([real, fake]), jnp.tile(labels, 2)
+        logits, new = run("discriminate", "discriminator", net, images, labels)
+        return *jnp.split(logits, 2), new
+
     for n, (real, labels) in enumerate(zip(*parts, strict=True)):
         z_key, real_key, fake_key, _ = jax.random.split(
             jax.random.fold_in(key, 3 + n), 4
@@ -56,8 +62,7 @@ def written_out(model, state, batch, steps, rate):
         fake = diff_augment.augment(fake_key, fake, policy)
 
         def loss(net, real=real, fake=fake, labels=labels):
-            told, new = run("discriminate", "discriminator", net, real, labels)
-            made, _ = run("discriminate", "discriminator", net, fake, labels)
+            told, made, new = both(net, real, fake, labels)
             total = jnp.mean(jax.nn.relu(1 - told)) + jnp.mean(jax.nn.relu(1 + made))
             return total, new
 
@@ -67,15 +72,15 @@ def written_out(model, state, batch, steps, rate):
         )
         stats["discriminator"] = new
 
-    z_key, fake_key = jax.random.split(jax.random.fold_in(key, 2))
+    z_key, real_key, fake_key = jax.random.split(jax.random.fold_in(key, 2), 3)
+    unseen = np.split(images, steps)[-1]
+    real = diff_augment.augment(real_key, unseen, policy)
     z = jax.random.normal(z_key, (len(real), model.latent))
 
     def loss(net):
         fake, new = run("generate", "generator", net, z, labels)
         fake = diff_augment.augment(fake_key, fake, policy)
-        logits, _ = run(
-            "discriminate", "discriminator", params["discriminator"], fake, labels
-        )
+        _, logits, _ = both(params["discriminator"], real, fake, labels)
         return -jnp.mean(logits), new
 
     grads, new = jax.grad(loss, has_aux=True)(params["generator"])
@@ -88,7 +93,7 @@ def written_out(model, state, batch, steps, rate):
 def test_a_step_is_the_step_written_out():
     """Two steps of the discriminator on halves of the batch, one of the generator.
 
-    The running statistics of the discriminator are of the real images alone.
+    Real and generated images pass BatchNorm as one batch.
     """
     config = make_config(
         optimizer=sgd(), discriminator_steps=2, discriminator_rate=0.5,
@@ -111,7 +116,7 @@ def test_a_step_is_the_step_written_out():
 
 @pytest.fixture(scope="module")
 def normalised():
-    """Returns (model, config, states before and after 40 steps) of a spectral GAN."""
+    """Returns (model, config, state, step, state after 40 steps) of a spectral GAN."""
     config = make_config(
         "sngan", width=3, spectral_norm=True, conditional=True,
         optimizer=Optim(name="adam", learning_rate=1e-3, b1=0.5, ema_decay=0.9),
@@ -121,11 +126,11 @@ def normalised():
     for number in range(40):
         state, metrics = step(state, draw_batch(seed=number))
     assert metrics["finite"] == 1
-    return model, config, first, state
+    return model, config, first, step, state
 
 
 def test_kernels_have_norm_1_after_training(normalised):
-    _, _, first, state = normalised
+    _, _, first, _, state = normalised
     vectors = state.batch_stats["spectral"]
     kernels = traverse_util.flatten_dict(
         gan.spectral.normalize(state.params["discriminator"], vectors), sep="/"
@@ -140,19 +145,18 @@ def test_kernels_have_norm_1_after_training(normalised):
         assert not np.allclose(kernel, started[path]), path
 
 
-def test_a_step_moves_the_vectors_by_one_iteration():
-    config = make_config("sngan", width=3, spectral_norm=True, optimizer=sgd())
-    _, state, step = make_parts(config)
-    found, _ = jax.jit(step)(state, draw_batch())
+def test_a_step_moves_the_vectors_by_one_iteration(normalised):
+    _, _, first, step, _ = normalised
+    found, _ = step(first, draw_batch())
     expected = gan.spectral.iterate(
-        state.params["discriminator"], state.batch_stats["spectral"]
+        first.params["discriminator"], first.batch_stats["spectral"]
     )
     assert_close(found.batch_stats["spectral"], expected)
 
 
 def test_the_discriminator_is_asked_with_normalised_kernels(normalised):
     """In evaluation as in training, whatever the lengths of the kernels are."""
-    model, config, _, state = normalised
+    model, config, _, _, state = normalised
     batch = draw_batch() | {"mask": np.array([1, 1, 0, 1, 0, 1], np.float32)}
     evaluate = jax.jit(
         functools.partial(
@@ -185,7 +189,7 @@ def test_the_discriminator_is_asked_with_normalised_kernels(normalised):
 
 
 def test_the_average_follows_both_networks(normalised):
-    _, _, first, state = normalised
+    _, _, first, _, state = normalised
     assert set(state.ema["params"]["row0"]) == {"generator", "discriminator"}
     way = optax.tree.norm(optax.tree.sub(state.params, first.params))
     behind = optax.tree.norm(optax.tree.sub(state.averaged["params"], state.params))
@@ -193,7 +197,7 @@ def test_the_average_follows_both_networks(normalised):
 
 
 def test_samples_are_images_of_their_labels(normalised):
-    model, _, _, state = normalised
+    model, _, _, _, state = normalised
     labels = jnp.array([0, 1, 2, 0])
     draw = jax.jit(functools.partial(gan.sample, model=model))
     found = draw(state.variables, jax.random.key(1), labels)
@@ -206,7 +210,7 @@ def test_samples_are_images_of_their_labels(normalised):
 
 
 def test_pictures_are_grids_of_ten_columns(normalised):
-    model, config, _, state = normalised
+    model, config, _, _, state = normalised
     draw = functools.partial(
         gan.draw, model=model, transform=Transform(), config=config
     )
@@ -234,41 +238,65 @@ def test_interpolation_keeps_the_length_of_latents(key):
     np.testing.assert_allclose(found[:, 3], halves, atol=0.1)
 
 
-@pytest.mark.parametrize("loss", ["wasserstein", "minimax"])
-def test_penalties_are_part_of_the_loss(loss):
+def judge(objective, model, config, state, batch):
+    """Returns (loss, statistics, metrics) of a network on a batch, compiled."""
+
+    @jax.jit
+    def of(variables, batch):
+        real = batch["image"] / jnp.float32(127.5) - 1
+        loss, (batch_stats, metrics) = objective(
+            jax.random.key(1), variables, real, batch["label"], model, Transform(),
+            config,
+        )  # fmt: skip
+        return loss, batch_stats, metrics
+
+    return of(state.variables, batch)
+
+
+def test_penalties_are_part_of_the_loss():
     """A gradient penalty of the Wasserstein loss only, R1 of any."""
-    batch = draw_batch()
-    found = {}
-    for penalty, r1 in ((0.0, 0.0), (10.0, 0.0), (10.0, 2.0)):
-        config = make_config(
-            loss=loss, gradient_penalty=penalty, r1=r1, width=2, optimizer=sgd()
-        )
-        _, state, step = make_parts(config)
-        state, metrics = jax.jit(step)(state, batch)
-        assert metrics["finite"] == 1
-        found[penalty, r1] = metrics["loss"] - metrics["loss_discriminator"], state
-    assert found[0, 0][0] == 0 and found[10, 2][0] > found[10, 0][0]
-    assert (found[10, 0][0] > 0) == (loss == "wasserstein")
-    params = found[0, 0][1].params, found[10, 2][1].params
-    assert optax.tree.norm(optax.tree.sub(*(p["discriminator"] for p in params))) > 0
-
-
-def test_a_resnet_learns_to_judge():
-    """Its trunk trains, and keeps statistics of real images, without vectors."""
-    config = make_config(
-        "resnet_gan", width=2, spectral_norm=True, loss="non_saturating"
+    model, state, _ = make_parts(make_config(r1=1.0, width=2))
+    added = {}
+    for loss in ("wasserstein", "minimax"):
+        for penalty, r1 in ((0.0, 0.0), (10.0, 0.0), (20.0, 0.0), (10.0, 2.0)):
+            config = make_config(loss=loss, gradient_penalty=penalty, r1=r1)
+            total, _, metrics = judge(
+                objectives.discriminator, model, config, state, draw_batch()
+            )
+            assert total == metrics["loss"]
+            added[loss, penalty, r1] = metrics["loss"] - metrics["loss_discriminator"]
+    assert added["wasserstein", 0, 0] == added["minimax", 10, 0] == 0
+    assert added["wasserstein", 10, 0] > 0 and added["minimax", 10, 2] > 0
+    np.testing.assert_allclose(
+        [added["wasserstein", 20, 0], added["wasserstein", 10, 2]],
+        [
+            2 * added["wasserstein", 10, 0],
+            added["wasserstein", 10, 0] + added["minimax", 10, 2],
+        ],
+        rtol=1e-4,
     )
-    _, state, step = make_parts(config)
+
+
+def test_a_trunk_keeps_the_statistics_of_what_it_sees():
+    """And has no vectors of spectral normalisation, which BatchNorm would undo."""
+    config = make_config("resnet_gan", width=2, spectral_norm=True)
+    model, state, _ = make_parts(config)
     assert set(state.batch_stats["spectral"]) == {"head"}
-    found, metrics = jax.jit(step)(state, draw_batch())
-    assert metrics["finite"] == 1
-    mean = found.batch_stats["discriminator"]["trunk"]["bn1"]["mean"]
-    kernel = state.params["discriminator"]["trunk"]["conv1"]["kernel"]
-    images = draw_batch()["image"] / np.float32(127.5) - 1
+    batch = draw_batch()
+    _, found, _ = judge(objectives.discriminator, model, config, state, batch)
+    z = jax.random.normal(jax.random.split(jax.random.key(1), 4)[0], (6, model.latent))
+    made, _ = model.apply(
+        state.variables, z, batch["label"], True,
+        method="generate", mutable=["batch_stats"],
+    )  # fmt: skip
     seen = jax.lax.conv_general_dilated(
-        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+        jnp.concatenate([batch["image"] / np.float32(127.5) - 1, made]),
+        state.params["discriminator"]["trunk"]["conv1"]["kernel"],
+        (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    mean = found["discriminator"]["trunk"]["bn1"]["mean"]
     np.testing.assert_allclose(mean, 0.1 * seen.mean(axis=(0, 1, 2)), atol=1e-5)
+    assert_close(found["generator"], state.batch_stats["generator"], 0, 0)
 
 
 def test_both_optimisers_are_at_one_place_of_the_schedule():
@@ -322,11 +350,13 @@ def test_a_collapse_is_told():
 
 def test_a_generator_of_one_image_has_no_diversity():
     """The metric is near 0 where the last convolution sees nothing of the latent."""
-    config = make_config(optimizer=sgd())
-    _, state, step = make_parts(config)
-    step = jax.jit(step)
-    before = step(state, draw_batch())[1]["sample_diversity"]
+    config = make_config()
+    model, state, _ = make_parts(config)
     params = jax.tree.map(jnp.copy, state.params)
     params["generator"]["image"]["kernel"] *= 0
-    after = step(state.replace(params=params), draw_batch())[1]["sample_diversity"]
-    assert before > 0.05 and after < 1e-5
+    found = [
+        judge(objectives.generator, model, config, given, draw_batch())[2]
+        for given in (state, state.replace(params=params))
+    ]
+    assert found[0]["sample_diversity"] > 0.05
+    assert found[1]["sample_diversity"] < 1e-5

@@ -12,7 +12,7 @@ from gans import make_config
 from tljax import models
 from tljax.models import spectral
 from tljax.models.discriminators import Verdict
-from tljax.models.gan_layers import widths
+from tljax.models.gan_layers import mirrored, widths
 from tljax.models.generators import Norm
 from tljax.tasks import gan
 
@@ -48,6 +48,8 @@ def test_the_extent_is_halved_down_to_4_px():
     expected = {8: [3, 3], 16: [3, 3, 6], 32: [3, 3, 6, 12], 128: [3, 3, 6, 12, 24, 48]}
     for size, channels in expected.items():
         assert widths((size, size, 1), 3) == channels
+    assert mirrored((8, 8, 1), 3) == [24, 12]
+    assert mirrored((128, 128, 1), 3) == [24, 12, 6, 3, 3, 3]
 
 
 def test_extents_and_widths_are_dcgans():

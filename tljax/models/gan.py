@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tljax.models import discriminators, generators
-from tljax.models.gan_layers import widths
+from tljax.models.gan_layers import mirrored, widths
 
 
 class GAN(nn.Module):
@@ -56,9 +56,9 @@ def dcgan(
     Raises ValueError, as the others, for images of a size that is not in SIZES.
     """
     told = num_classes if conditional else 0
-    widths(image_shape, width)
+    channels = tuple(reversed(widths(image_shape, width)))
     return GAN(
-        generators.PlainGenerator(image_shape, width, told, dtype),
+        generators.PlainGenerator(image_shape[2], channels, told, dtype),
         discriminators.PlainDiscriminator(width, told, batch_norm, dtype),
         latent,
         num_classes,
@@ -77,9 +77,9 @@ def sngan(
 ) -> GAN:
     """Returns a residual generator and a residual discriminator."""
     told = num_classes if conditional else 0
-    widths(image_shape, width)
+    channels = tuple(reversed(widths(image_shape, width)))
     return GAN(
-        generators.ResidualGenerator(image_shape, width, told, dtype),
+        generators.ResidualGenerator(image_shape[2], channels, told, dtype),
         discriminators.ResidualDiscriminator(width, told, dtype),
         latent,
         num_classes,
@@ -99,12 +99,13 @@ def resnet_gan(
 ) -> GAN:
     """Returns a residual generator and a discriminator with a ResNet in it.
 
-    `trunk` is that ResNet, with num_classes=0 and a width of its own.
+    `trunk` is that ResNet, with num_classes=0; the channels of the generator are those
+    of a ResNet of `width` in reverse.
     """
     told = num_classes if conditional else 0
-    widths(image_shape, width)
+    channels = tuple(mirrored(image_shape, width))
     return GAN(
-        generators.ResidualGenerator(image_shape, width, told, dtype),
+        generators.ResidualGenerator(image_shape[2], channels, told, dtype),
         discriminators.TrunkDiscriminator(trunk, told),
         latent,
         num_classes,

@@ -49,3 +49,13 @@ def widths(image_shape: tuple[int, ...], width: int) -> list[int]:
         )
     halvings = SIZES.index(size) + 1
     return [width] + [width * 2**number for number in range(halvings)]
+
+
+def mirrored(image_shape: tuple[int, ...], width: int) -> list[int]:
+    """Returns the channels at each extent from 4 px up to that of the image.
+
+    Those of a ResNet in reverse: 8 * width, halved each time down to `width`. Raises as
+    `widths`.
+    """
+    doublings = len(widths(image_shape, width)) - 1
+    return [max(8 * width // 2**number, width) for number in range(doublings + 1)]

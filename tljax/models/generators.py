@@ -12,28 +12,29 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tljax.models import layers
-from tljax.models.gan_layers import convolution, widths
+from tljax.models.gan_layers import convolution
 
 
 class PlainGenerator(nn.Module):
     """DCGAN's: a linear layer, doublings with a 3x3 convolution each, and one more.
 
     Attributes:
-      image_shape: (h, w, c) of what is generated.
-      width: channels at the full extent; 2 * width at a quarter of it, and so on.
+      colors: channels of what is generated.
+      widths: channels of the layers from 4 px on; the extent doubles from one to the
+        next.
       num_classes: 0 where labels make no difference.
       dtype: of the computation; images are float32.
     """
 
-    image_shape: tuple[int, int, int]
-    width: int = 64
+    colors: int
+    widths: tuple[int, ...]
     num_classes: int = 0
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, z: jax.Array, labels: jax.Array, train: bool) -> jax.Array:
         """Returns images float32 [b, h, w, c] in [-1, 1]."""
-        first, *others = widths(self.image_shape, self.width)[::-1]
+        first, *others = self.widths
         norm = functools.partial(Norm, not train, self.num_classes, self.dtype)
         conv = functools.partial(convolution, dtype=self.dtype)
         x = nn.Dense(16 * first, use_bias=False, dtype=self.dtype, name="linear")(z)
@@ -42,7 +43,7 @@ class PlainGenerator(nn.Module):
         for number, features in enumerate(others, start=1):
             x = conv(features, 3, use_bias=False, name=f"conv{number}")(doubled(x))
             x = nn.relu(norm(name=f"norm{number}")(x, labels))
-        return as_images(conv(self.image_shape[2], 3, name="image")(x))
+        return as_images(conv(self.colors, 3, name="image")(x))
 
 
 class ResidualGenerator(nn.Module):
@@ -51,15 +52,15 @@ class ResidualGenerator(nn.Module):
     Attributes as PlainGenerator's.
     """
 
-    image_shape: tuple[int, int, int]
-    width: int = 64
+    colors: int
+    widths: tuple[int, ...]
     num_classes: int = 0
     dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, z: jax.Array, labels: jax.Array, train: bool) -> jax.Array:
         """Returns images float32 [b, h, w, c] in [-1, 1]."""
-        first, *others = widths(self.image_shape, self.width)[::-1]
+        first, *others = self.widths
         norm = functools.partial(Norm, not train, self.num_classes, self.dtype)
         x = nn.Dense(16 * first, dtype=self.dtype, name="linear")(z)
         x = x.reshape(-1, 4, 4, first)
@@ -68,7 +69,7 @@ class ResidualGenerator(nn.Module):
             x = block(x, labels)
         x = nn.relu(norm(name="norm")(x, labels))
         conv = functools.partial(convolution, dtype=self.dtype)
-        return as_images(conv(self.image_shape[2], 3, name="image")(x))
+        return as_images(conv(self.colors, 3, name="image")(x))
 
 
 class UpBlock(nn.Module):

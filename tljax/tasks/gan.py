@@ -4,9 +4,10 @@ Goodfellow et al. 2014 (arXiv 1406.2661). Params and statistics are {"generator"
 "discriminator": ...}; with spectral normalisation the statistics hold its vectors under
 "spectral" too. Where the discriminator has BatchNorm:
 
-- real and generated images pass it apart, each normalised by their own batch;
-- its running statistics are of real images only: they are what is met where the trunk
-  is used as a backbone;
+- real and generated images pass it as one batch, in the generator's step too. In
+  batches of their own, as is often done, it tells whole batches apart: its loss falls
+  to its bound and its features are worth less;
+- so its running statistics are of both; fine-tuning the trunk may recalibrate them;
 - penalties normalise by the running statistics: the gradient of one logit by one image
   is not defined where a batch is normalised together;
 - what stands in the trunk is not divided by its spectral norm, which BatchNorm undoes.
@@ -34,16 +35,15 @@ from tljax.state import TrainState, average, enter_phase
 from tljax.tasks import classification
 from tljax.tasks import gan_objectives as objectives
 from tljax.tasks.adversarial import LOSSES
-from tljax.tasks.gan_networks import discriminate
 
 # What is asked of this task beside training.
+from tljax.tasks.collapse import warn  # noqa: F401
+from tljax.tasks.gan_networks import discriminate
 from tljax.tasks.samples import draw, sample  # noqa: F401
 
 # The Frechet distance of samples, which evaluation adds: the best state has least.
 SCORE = ("fd", -1)
 TRUNK = "trunk"
-# Discriminator's loss, and spread of samples over that of images, that tell a collapse.
-LEAST_LOSS, LEAST_DIVERSITY = 0.01, 0.05
 
 
 class Optimizers(NamedTuple):
@@ -305,26 +305,3 @@ def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:
         "loss": float(sums["loss"]) / total,
         "real_logit": float(sums["real_logit"]) / total,
     }
-
-
-def warn(step: int, metrics: dict[str, float], config) -> str:
-    """Returns a warning where the metrics of a step tell a collapse, else "".
-
-    The generator learns nothing from a discriminator whose loss is at its bound; and
-    one that makes the same image of everything has collapsed.
-    """
-    bound = LOSSES[config.gan.loss].bound
-    found, diversity = metrics["loss_discriminator"], metrics["sample_diversity"]
-    if diversity < LEAST_DIVERSITY:
-        return (
-            f"step {step}: the generated images differ {diversity:.3f} times as much "
-            "as the real ones: the generator has collapsed; try gan.augment, gan.r1, "
-            "another gan.loss, or a lower learning rate"
-        )
-    if bound is not None and found < bound + LEAST_LOSS:
-        return (
-            f"step {step}: the discriminator's loss is {found:.4f}, at its bound: the "
-            "generator learns nothing from it; try gan.augment, gan.r1, "
-            "gan.spectral_norm, or a lower gan.discriminator_rate"
-        )
-    return ""

@@ -1,5 +1,9 @@
 """The two networks of a GAN as functions of their variables."""
 
+import functools
+
+import jax.numpy as jnp
+
 from tljax.data import augment
 from tljax.data.transforms import Transform
 from tljax.models import spectral
@@ -23,6 +27,20 @@ def discriminate(variables, images, labels, model: GAN, *, train: bool):
         normal = spectral.normalize(params["discriminator"], vectors)
         variables = variables | {"params": params | {"discriminator": normal}}
     return run(variables, "discriminator", model, images, labels, train)
+
+
+def tell_apart(variables, real, fake, labels, model: GAN):
+    """Returns logits of real and of generated images [b], and new statistics.
+
+    As in training. Where there is BatchNorm, they are one batch.
+    """
+    if "discriminator" not in variables["batch_stats"]:
+        judge = functools.partial(discriminate, variables, labels=labels, model=model)
+        logits, batch_stats = judge(real, train=True)
+        return logits, judge(fake, train=True)[0], batch_stats
+    both, labels = jnp.concatenate([real, fake]), jnp.concatenate([labels, labels])
+    logits, batch_stats = discriminate(variables, both, labels, model, train=True)
+    return logits[: len(real)], logits[len(real) :], batch_stats
 
 
 def run(variables, network: str, model: GAN, inputs, labels, train: bool):

@@ -4,8 +4,6 @@ Each takes a key, the variables, real images [b, h, w, c] normalised, with their
 [b], and returns a scalar with (statistics of both networks, metrics).
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -13,7 +11,7 @@ from tljax.data.transforms import Transform
 from tljax.models.gan import GAN
 from tljax.tasks import adversarial, diff_augment
 from tljax.tasks.adversarial import LOSSES
-from tljax.tasks.gan_networks import discriminate, generate
+from tljax.tasks.gan_networks import discriminate, generate, tell_apart
 
 
 def penalised(gan) -> bool:
@@ -32,13 +30,13 @@ def discriminator(
     real = diff_augment.augment(real_key, real, gan.augment)
     fake = diff_augment.augment(fake_key, jax.lax.stop_gradient(fake), gan.augment)
 
-    judge = functools.partial(discriminate, variables, labels=labels, model=model)
-    real_logits, batch_stats = judge(real, train=True)
-    fake_logits, _ = judge(fake, train=True)
+    real_logits, fake_logits, batch_stats = tell_apart(
+        variables, real, fake, labels, model
+    )
     adversary = adversarial.discriminator_loss(loss_of, real_logits, fake_logits)
 
     def judge_each(images):
-        return judge(images, train=False)[0]
+        return discriminate(variables, images, labels, model, train=False)[0]
 
     loss = adversary
     if penalised(gan):
@@ -60,11 +58,12 @@ def discriminator(
 
 def generator(key, variables, real, labels, model: GAN, transform: Transform, config):
     """Returns what the generator minimises, and (statistics, metrics)."""
-    z_key, fake_key = jax.random.split(key)
+    z_key, real_key, fake_key = jax.random.split(key, 3)
     z = jax.random.normal(z_key, (len(real), model.latent))
     fake, batch_stats = generate(variables, z, labels, model, transform, train=True)
+    beside = diff_augment.augment(real_key, real, config.gan.augment)
     seen = diff_augment.augment(fake_key, fake, config.gan.augment)
-    logits, _ = discriminate(variables, seen, labels, model, train=True)
+    _, logits, _ = tell_apart(variables, beside, seen, labels, model)
     loss = adversarial.generator_loss(LOSSES[config.gan.loss], logits)
     tiny = jnp.finfo(real.dtype).tiny
     diversity = adversarial.spread(fake) / (adversarial.spread(real) + tiny)
