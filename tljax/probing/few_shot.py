@@ -94,8 +94,8 @@ def protocol(
         weights = chosen_images.astype(np.float32)
         fits = fit(values, labels, weights, penalties)
         val_right, losses = judge(fits, val.values, val.labels)
-        means = np.mean(val_right, axis=0) / len(val.labels), np.mean(losses, axis=0)
-        best = logistic.choose(*means)
+        means = np.mean(np.asarray(val_right) / len(val.labels), axis=0)
+        best = logistic.choose(means, np.mean(np.asarray(losses), axis=0))
         chosen = jax.tree.map(lambda leaf, best=best: leaf[:, best : best + 1], fits)
         right, _ = judge(chosen, tested.values, tested.labels)
         accuracies = np.asarray(right)[:, 0] / len(tested.labels)
@@ -105,13 +105,11 @@ def protocol(
                 "shots": int(shot),
                 "penalty": float(logistic.PENALTIES[best]),
                 "converged": logistic.converged(chosen)[:, 0].tolist(),
-                "val_accuracy": float(means[0][best]),
+                "val_accuracy": float(means[best]),
                 **interval_of(accuracies, len(np.unique(drawn, axis=0))),
                 "path": [
                     {"penalty": float(penalty), "val_accuracy": float(accuracy)}
-                    for penalty, accuracy in zip(
-                        logistic.PENALTIES, means[0], strict=True
-                    )
+                    for penalty, accuracy in zip(logistic.PENALTIES, means, strict=True)
                 ],
             }
         )
