@@ -128,7 +128,9 @@ def test_copies_are_augmented_each_in_its_own_way(begun):
     _, variables, plain = begun
     run = prepare(tiny(augment=(RandomCrop(padding=2), Mixup())))
     found, _ = features.compute(run, variables, copies=3)
-    again, _ = features.compute(run, variables, copies=2)
+    # Mixup, which mixes labels, is left out.
+    unmixed = prepare(tiny(augment=(RandomCrop(padding=2),)))
+    again, _ = features.compute(unmixed, variables, copies=2)
     number = len(plain["train"].labels)
     values, labels = found["train"]
     copies = values.reshape(3, number, -1)
@@ -159,6 +161,7 @@ def test_images_that_cannot_be_used_are_left_out(tmp_path, monkeypatch):
     )
     found, skipped = features.compute(run, probe.begin(run)[0], copies=1)
     assert found["train"].labels.tolist() == [0] * 9 + [1] * 8
+    assert found["train"].values.shape == (17, 16)
     assert [name.endswith(f"digit1/{bad.name}") for name in skipped] == [True]
     assert len(found["val"].labels) == 10
 
@@ -287,13 +290,22 @@ def test_features_are_kept_by_what_they_are_of(begun, tmp_path):
         ("weights", run, variables | {"batch_stats": stats}, 1),
         ("copies", run, variables, 2),
         ("data", prepare(tiny(classes=("0", "1"))), variables, 1),
-        ("splits", prepare(tiny(seed=1)), variables, 1),
+        ("splits", reverse(run, "names"), variables, 1),
+        ("splits", reverse(run, "labels"), variables, 1),
         ("transform", prepare(tiny(mean=(0.4,))), variables, 1),
         ("eval_views", prepare(tiny(eval_views="center_flip")), variables, 1),
     ]
     for name, *parts in others:
         splits, _, reason = stored.load(tmp_path, stored.key_of(*parts))
         assert splits is None and name in reason, name
+
+
+def reverse(run, field):
+    """Returns a run whose validation has its names or labels the other way round."""
+    val = run.source.splits["val"]
+    val = val._replace(**{field: getattr(val, field)[::-1]})
+    source = run.source._replace(splits=run.source.splits | {"val": val})
+    return run._replace(source=source)
 
 
 def test_augmented_copies_are_kept_by_their_augmentation(begun):

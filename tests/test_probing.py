@@ -110,6 +110,19 @@ def test_what_has_not_converged_says_so(splits):
     fits = fit(train.values, train.labels, max_iterations=8)
     assert logistic.converged(fits).tolist() == [False, False, True]
     assert fits.iterations[0] == 8 and fits.gradient[0] > logistic.TOLERANCE
+    # It is the gradient of the loss itself, in plain units.
+    targets, weights = np.eye(CLASSES, dtype=np.float32)[train.labels], np.ones(90) / 90
+    for place in range(3):
+        grads = jax.grad(logistic.penalised_loss, argnums=(0, 1))(
+            fits.kernel[place],
+            fits.bias[place],
+            train.values,
+            targets,
+            weights.astype(np.float32),
+            THREE[place],
+        )
+        largest = max(np.abs(grad).max() for grad in grads)
+        assert fits.gradient[place] == pytest.approx(largest, rel=0.05, abs=1e-6)
     wrong = np.where(np.arange(90)[:, None] == 5, np.float32(np.nan), train.values)
     with pytest.raises(NonFiniteError, match="logistic regression"):
         logistic.converged(fit(wrong, train.labels))
