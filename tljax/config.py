@@ -295,8 +295,8 @@ class Config:
     checkpoint_every: int = setting(200, "steps between checkpoints", low=0)
     patience: int = setting(
         0,
-        "validations without a better accuracy after which the run ends with the best "
-        "step; 0 = never",
+        "validations of the plan's last phase without a better accuracy after which "
+        "the run ends; the result is then that of the best step; 0 = never",
         low=0,
     )
     keep_checkpoints: int = setting(

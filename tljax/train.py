@@ -104,13 +104,14 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         stored = stored_images(run, splits["train"])
         phase = run.plan.phase_of(max(start.step - 1, 0))
         state, validations = start.state, list(start.meta.get("validations", ()))
+        start = start._replace(state=None)  # Its buffers are not to outlive a step.
         if start.step == 0 and run.plan.recalibrated:
             state = recalibrate(run, state, stored, splits["train"], workdir, terminal)
         recorder = Recorder(writer, speed, config.log_every)
         terminal.start(start.step)
         speed.start(start.step)
         step = start.step
-        while step < config.num_steps and not is_exhausted(validations, config):
+        while step < config.num_steps and not is_exhausted(validations, run):
             step += 1
             if run.plan.phase_of(step - 1) != phase:
                 recorder.flush()
@@ -146,7 +147,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
             speed.start(step)
 
         checkpoints.wait()
-        if is_exhausted(validations, config):
+        if is_exhausted(validations, run):
             terminal.say(f"{config.patience} validations without a better one: ended")
         best_step = checkpoints.best_step()
         if config.patience and best_step != step:
@@ -217,11 +218,15 @@ def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
     return enter(state)
 
 
-def is_exhausted(validations: list[list[float]], config: Config) -> bool:
-    """Returns whether the last `patience` validations are no better than one before."""
-    accuracies = [accuracy for _, accuracy in validations]
-    before, last = accuracies[: -config.patience], accuracies[-config.patience :]
-    return bool(config.patience and before) and max(last) <= max(before)
+def is_exhausted(validations: list[list[float]], run: Run) -> bool:
+    """Returns whether the last `patience` validations are no better than one before.
+
+    Those of the last phase alone are counted: what joins later is to have its turn.
+    """
+    patience, start = run.config.patience, run.plan.phases[-1].start
+    accuracies = [accuracy for step, accuracy in validations if step > start]
+    before, last = accuracies[:-patience], accuracies[-patience:]
+    return bool(patience and before) and max(last) <= max(before)
 
 
 def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
