@@ -81,9 +81,18 @@ def probe(config: Config, options: Options) -> dict[str, Any]:
         found = judge(parts, splits, initial, shots, options, seconds)
     found = describe(parts, splits, options) | {"features": about} | found
     found["seconds"] = seconds
-    plots.save(options.workdir / "probe.png", figure.draw, found)
-    workdirs.write_json(options.workdir / "probe.json", found)
+    write(options.workdir, found)
     return found
+
+
+def write(workdir: Path, found: dict[str, Any]) -> None:
+    """Writes probe.png and probe.json; raises ConfigError where they cannot be."""
+    try:
+        plots.save(workdir / "probe.png", figure.draw, found)
+        workdirs.write_json(workdir / "probe.json", found)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"cannot write to workdir {workdir}: {reason}") from None
 
 
 @contextlib.contextmanager
@@ -137,10 +146,8 @@ def get_features(
     run: Run, variables: Any, options: Options
 ) -> tuple[dict[str, Features], dict[str, Any]]:
     """Returns the features of all splits, stored or computed, and what they are."""
-    folder, key = (
-        options.workdir / "features",
-        stored.key_of(run, variables, options.copies),
-    )
+    folder = options.workdir / "features"
+    key = stored.key_of(run, variables, options.copies)
     splits, skipped, reason = stored.load(folder, key)
     is_stored = splits is not None
     if splits is None:

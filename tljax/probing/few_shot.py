@@ -71,10 +71,11 @@ def protocol(
 ) -> list[dict[str, Any]]:
     """Returns a row for each number of images a class.
 
-    The penalty is one for each number: that of the highest validation accuracy, the
-    mean of all draws, since one draw is too small to hold some of it back. `tested` is
-    looked at with that one alone. Draws that hold the images of another number of
-    images have the weight 0 for them, so that one program serves all numbers.
+    Each number has one penalty, that of the highest validation accuracy, the mean of
+    all draws: a draw is too small to hold some of it back, and one number chosen by
+    all draws tells little of the validation labels. `tested` is looked at with that one
+    alone. Images of a draw that a smaller number does not have get the weight 0, so
+    that one program serves all numbers.
     """
     train, val = splits["train"], splits["val"]
     penalties = logistic.PENALTIES.astype(np.float32)

@@ -20,9 +20,9 @@ FIRST, LAST = logistic.PENALTIES[[0, -1]]
 PENALTIES = f"{len(logistic.PENALTIES)} from {FIRST:g} to {LAST:g}"
 HELP = f"""{USAGE}
 
-Computes the features of every image once, with a backbone that is not trained, and says
-what they are worth: by nearest neighbours, by logistic regression, by a head trained as
-the config says, and with few labels.
+Computes the features of every image once, with a frozen backbone (BatchNorm by its
+running statistics), and says what they are worth: by nearest neighbours, by logistic
+regression, by a head trained as the config says, and with few labels.
 
   --config=FILE.py        the config of a run, as for python -m tljax.main: its images,
                           the weights that it starts from (random ones where there are

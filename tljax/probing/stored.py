@@ -25,7 +25,7 @@ HEAD = "params/fc/"
 
 def key_of(run: Run, variables: Any, copies: int) -> dict[str, Any]:
     """Returns all that features are a function of, as JSON reads it back."""
-    data = run.config.data
+    data, model = run.config.data, run.config.model
     key = {
         "data": run.source.fingerprint(),
         "splits": {
@@ -33,7 +33,7 @@ def key_of(run: Run, variables: Any, copies: int) -> dict[str, Any]:
             for name, split in run.source.splits.items()
         },
         "weights": hash_of_weights(variables),
-        "model": workdirs.as_json(run.config)["model"],
+        "model": {"name": model.name, "width": model.width, "stem": model.stem},
         "precision": run.config.precision,
         "transform": transforms.as_json(run.transform),
         "eval_views": data.eval_views,
