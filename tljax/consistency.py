@@ -20,6 +20,10 @@ def check(config, prefix: str) -> None:
     check_pretrained(config, prefix)
     sources.check(data.source, f"{prefix}.data.source")
     operations.check(data.augment)
+    if config.loss.class_weights and not any(config.loss.class_weights):
+        raise ConfigError(
+            f"{prefix}.loss.class_weights = {config.loss.class_weights} weigh nothing"
+        )
     if config.loss.balanced and config.loss.class_weights:
         raise ConfigError(
             f"{prefix}.loss.balanced and {prefix}.loss.class_weights are both set"
@@ -61,7 +65,7 @@ def check_plan(config, prefix: str) -> None:
             f"{prefix}.plan.batch_norm = 'frozen' freezes it; take the preset head"
         )
     for number, row in enumerate(plan.rows):
-        if row.unfreeze_at and not row.train and row.batch_norm == "auto":
+        if row.unfreeze_at and not row.train and row.batch_norm != "train":
             raise ConfigError(
                 f"{prefix}.plan.rows[{number}].unfreeze_at = {row.unfreeze_at}, but "
                 "train = False: the row never trains"

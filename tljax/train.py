@@ -5,15 +5,14 @@ import math
 import resource
 import sys
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from tljax import checkpoint, parallel, plan_table, workdirs
-from tljax import recalibrate as recalibration
+from tljax import batch_norm, checkpoint, parallel, plan_table, workdirs
+from tljax.batch_norm import Drift
 from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
@@ -21,11 +20,11 @@ from tljax.data import examples, loader
 from tljax.data.examples import Examples
 from tljax.errors import NonFiniteError
 from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
-from tljax.plan import Phase
 from tljax.programs import Programs, compile_steps
+from tljax.recalibrate import recalibrate
 from tljax.run import Run, load_given, prepare
 from tljax.signals import stop_request
-from tljax.start import Start, begin_or_resume, begin_with
+from tljax.start import Start, begin_or_resume, enter_phase
 from tljax.state import TrainState
 from tljax.terminal import Terminal
 from tljax.versions import versions
@@ -105,8 +104,9 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         phase = run.plan.phase_of(max(start.step - 1, 0))
         state, validations = start.state, list(start.meta.get("validations", ()))
         start = start._replace(state=None)  # Its buffers are not to outlive a step.
-        if start.step == 0 and run.plan.recalibrated:
-            state = recalibrate(run, state, stored, splits["train"], workdir, terminal)
+        if start.step == 0:
+            state, moved = recalibrate(run, state, splits["train"], stored)
+            show_drift(moved, workdir, terminal)
         recorder = Recorder(writer, speed, config.log_every)
         terminal.start(start.step)
         speed.start(start.step)
@@ -172,50 +172,14 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     }
 
 
-def recalibrate(
-    run: Run, state: TrainState, stored, split: Examples, workdir: Path, terminal
-) -> TrainState:
-    """Returns the first state with BatchNorm statistics of the training images.
-
-    How far they have moved is printed, and written to WORKDIR/batch_norm.csv.
-    """
-    names, config = run.plan.recalibrated, run.config
-    others = run.plan.phases[0].frozen_statistics - names
-    program = recalibration.compile_add(
-        state.variables,
-        names,
-        run.abstract_batch("train"),
-        run.abstract_stored(),
-        mesh=run.mesh,
-        mode=config.compile,
-        model=run.model.clone(frozen_statistics=others),
-        transform=run.transform,
-        operations=config.data.augment,
-        key=state.key,
-    )
-    epoch = len(split.split.labels) // run.batch_size
-    number = min(config.plan.recalibration_batches, epoch)
-    with closing(train_batches(run, split, 0)) as batches:
-        variables = recalibration.recalibrate(
-            program, state.variables, names, islice(batches, number), stored, run.mesh
-        )
-    moved = recalibration.drift(state.batch_stats, variables["batch_stats"])
-    moved = [row for row in moved if row.layer in names]
-    terminal.say(f"BatchNorm recalibrated on {number} batches of training images")
-    for line in recalibration.lines(moved):
+def show_drift(moved: list[Drift], workdir: Path, terminal: Terminal) -> None:
+    """Says how far statistics have moved, and writes WORKDIR/batch_norm.csv."""
+    if not moved:
+        return
+    terminal.say("BatchNorm recalibrated on training images")
+    for line in batch_norm.lines(moved):
         terminal.say(line)
-    rows = recalibration.drift_rows(moved)
-    workdirs.write_csv(workdir / "batch_norm.csv", rows)
-    return begin_with(run, state, variables)
-
-
-def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
-    """Returns the state with which a phase begins, on the devices."""
-    enter = jax.jit(
-        lambda state: run.enter_phase(state, phase),
-        out_shardings=parallel.replicated(run.mesh),
-    )
-    return enter(state)
+    workdirs.write_csv(workdir / "batch_norm.csv", batch_norm.drift_rows(moved))
 
 
 def is_exhausted(validations: list[list[float]], run: Run) -> bool:
