@@ -9,7 +9,9 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 import jax
 import pytest
 
+from tljax import entry
 from tljax.config import Config, Data, Model, Optim
+from tljax.evaluation import plots
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +31,24 @@ def strict_jax(tmp_path_factory):
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def call_command(capfd):
+    """Returns a function that runs a command here: (exit code, stdout, stderr)."""
+
+    def call(command, *flags):
+        code = entry.run_command(command.run, ["command", *map(str, flags)])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Draws no plots, which take most of the time of a small evaluation."""
+    monkeypatch.setattr(plots, "save", lambda *args: None)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
     "name, keys",
     [
         ("input_pipeline", {"ours", "batch_size", "workers"}),
+        ("probe_speed", {"ratio", "ratio_low", "ratio_high", "relative_difference"}),
         ("data_cost", {"ratio", "ratio_low", "ratio_high", "real_ratio"}),
         ("fine_tuning", {"ratio", "ratio_low", "ratio_high", "presets"}),
     ],

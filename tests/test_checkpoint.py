@@ -26,6 +26,7 @@ def make_state(seed: int) -> TrainState:
         params={"conv1": {"kernel": kernel}},
         batch_stats={"bn1": {"mean": jnp.arange(5.0)}},
         opt_state=({"trace": kernel * 2},),
+        ema={},
         key=key,
     )
 

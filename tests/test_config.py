@@ -8,7 +8,7 @@ import pytest
 
 from tljax import config as config_lib
 from tljax import settings
-from tljax.config import Config, Data, Model, Optim, Plan, Row, validate
+from tljax.config import Config, Data, Loss, Model, Optim, Plan, Row, validate
 from tljax.errors import ConfigError
 
 SOURCE = Path(config_lib.__file__).parent
@@ -77,6 +77,7 @@ def test_every_field_is_read_somewhere():
         ({"optim": Optim(learning_rate=-1)}, "learning_rate = -1.0 must be above 0"),
         ({"optim": Optim(learning_rate=float("nan"))}, "must be a finite number"),
         ({"optim": Optim(momentum=1)}, "config.optim.momentum = 1.0 must be below 1"),
+        ({"loss": Loss(class_weights=(0, 0))}, r"class_weights = \(0.0, 0.0\) weigh n"),
         ({"optim": Optim(final_factor=2)}, "final_factor = 2.0 must be at most 1"),
         ({"optim": Optim(warmup_steps=1000)}, "must be below config.num_steps = 1000"),
         (

@@ -148,6 +148,7 @@ def test_batch_norm_is_trained_as_chosen(mode, path, tiny_config, tmp_path, caps
     assert all(moved("params", "fc"))
 
 
+@pytest.mark.slow
 def test_the_transform_of_a_file_comes_first_but_for_the_configs(
     path, tiny_config, tmp_path, capsys
 ):

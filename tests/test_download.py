@@ -217,6 +217,7 @@ def test_published_weights_bring_classes_and_transform(published):
         pretrained.load("torchvision:resnet18", arch="resnet34")
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_published_weights(published, tiny_config, tmp_path, capsys):
     """Grey digits, 16 px: the kernel is summed, the mean is ImageNet's, averaged."""
     config = tiny_config(

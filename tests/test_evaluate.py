@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 import shutil
 import subprocess
@@ -74,21 +75,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def call(capfd):
+def call(call_command):
     """Returns a function that runs the command in this process."""
-
-    def run_here(*flags):
-        code = entry.run_command(evaluate.run, ["evaluate", *map(str, flags)])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run_here
-
-
-@pytest.fixture
-def fast(monkeypatch):
-    """Draws no plots, which take most of the time of a small evaluation."""
-    monkeypatch.setattr(plots, "save", lambda *args: None)
+    return functools.partial(call_command, evaluate)
 
 
 @pytest.fixture

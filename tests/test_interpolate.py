@@ -23,7 +23,6 @@ from tljax import (
 )
 from tljax.config import Config, Data, Model, Optim
 from tljax.data.operations import RandomCrop
-from tljax.evaluation import plots
 from tljax.interpolation import judging
 
 
@@ -87,21 +86,13 @@ def write_like(workdir, place, config, **changes):
 
 
 @pytest.fixture
-def call(capfd):
+def call(call_command):
     """Returns a function that runs a command in this process."""
 
     def run_here(*flags, command=interpolate):
-        code = entry.run_command(command.run, ["command", *map(str, flags)])
-        out, err = capfd.readouterr()
-        return code, out, err
+        return call_command(command, *flags)
 
     return run_here
-
-
-@pytest.fixture
-def fast(monkeypatch):
-    """Draws no plots, which take most of the time."""
-    monkeypatch.setattr(plots, "save", lambda *args: None)
 
 
 def read(output):
@@ -227,24 +218,24 @@ def test_the_output_is_a_workdir(runs, output, call, fast, tmp_path):
 
 
 def test_statistics_are_measured_on_the_training_images(runs, monkeypatch, tmp_path):
-    """Every image once, rounded up to batches; not for what was trained."""
+    """The batches of one epoch, no image twice; not for what was trained."""
     options = interpolate.parse(["", f"--workdir={runs}/a"])
     run, saved = evaluate.open_run(runs / "a", options)
     found = interpolate.ingredients.load_line(run, saved, runs / "a")
     terminal = judging.Terminal("test", 0, 0)
     bench = judging.prepare(run, found.variables, terminal)
     seen = []
-    measure = bench.measure
+    add = bench.meter.program
 
     def count(state, batch, stored):
         seen.append(np.asarray(batch["index"]))
-        return measure(state, batch, stored)
+        return add(state, batch, stored)
 
-    bench = bench._replace(measure=count)
+    bench = bench._replace(meter=bench.meter._replace(program=count))
     trial = judging.judge(bench, "x", found.variables[1], False)
     number = len(run.source.splits["train"].labels)
-    assert len(seen) == -(-number // 50)
-    assert set(np.concatenate(seen)) == set(range(number))
+    assert len(seen) == number // 50
+    assert len(set(np.concatenate(seen))) == len(seen) * 50
     before, after = (one.variables for one in trial)
     np.testing.assert_array_equal(
         after["params"]["conv1"]["kernel"], before["params"]["conv1"]["kernel"]
@@ -256,7 +247,7 @@ def test_statistics_are_measured_on_the_training_images(runs, monkeypatch, tmp_p
     assert judging.judge(bench, "x", found.variables[1], True).recalibrated is None
     # What is the same in start and run was frozen, and follows nothing.
     same = judging.prepare(run, [found.variables[1]] * 2, terminal)
-    assert same.layers == () and same.measure is None
+    assert same.meter is None
     assert judging.judge(same, "x", found.variables[1], False).recalibrated is None
 
 

@@ -137,3 +137,12 @@ def test_balanced_class_weights_are_scikit_learns():
     with pytest.raises(ConfigError, match="has 2 values; there are 4 classes"):
         losses.find_class_weights(given, labels, 4)
     assert losses.find_class_weights(Config(), labels, 4) is None
+
+
+def test_a_batch_of_classes_that_weigh_nothing_has_no_loss():
+    logits = jnp.array([[1.0, 2.0], [0.5, -1.0]])
+    targets = jnp.array([[0.0, 1.0], [0.0, 1.0]])
+    weights = np.array([1.0, 0.0])
+    for name in ("cross_entropy", "focal"):
+        found = losses.LOSSES[name](logits, targets, Loss(name=name), weights)
+        assert found == 0

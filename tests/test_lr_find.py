@@ -107,6 +107,24 @@ def test_only_what_trains_in_the_first_phase_moves(tiny_config, tmp_path, capsys
     assert "learning rate" in capsys.readouterr().out
 
 
+def test_statistics_are_recalibrated_as_they_are_for_the_run(tiny_config, tmp_path):
+    """The first loss is that of a run whose frozen layers were measured first."""
+    plain = Plan(batch_norm="frozen_statistics")
+    measured = Plan(batch_norm="recalibrate")
+    losses = []
+    for number, settings in enumerate((plain, measured)):
+        lr_find.find(tiny_config(plan=settings), tmp_path / str(number), 1e-6, 1e-5, 10)
+        text = (tmp_path / str(number) / "lr_find.csv").read_text()
+        losses.append(float(text.splitlines()[1].split(",")[1]))
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_loss_that_runs_away_at_once_asks_for_lower_rates():
+    found = {"suggestion": None, "lowest": None, "low": 1.0, "high": 9.0, "updates": 2}
+    assert "take a --low below 1" in lr_find.describe(found)
+    assert "does not fall" in lr_find.describe(found | {"updates": 9})
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

@@ -181,7 +181,12 @@ HEAD = "Row('fc'), Row('', train=False)"
         ),
         (
             "",
-            ["optim.decay_towards=start", "optim.name=lamb", "pretrained=run:/nope"],
+            [
+                "optim.decay_towards=start",
+                "optim.weight_decay=0.1",
+                "optim.name=lamb",
+                "pretrained=run:/nope",
+            ],
             ["config.optim.name = 'lamb'", "take adamw or momentum"],
         ),
         (

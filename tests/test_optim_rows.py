@@ -202,7 +202,8 @@ def test_the_average_rises_to_its_decay(decay):
     mean, expected = jnp.float32(2.0), 2.0
     for step, value in enumerate(values):
         now = jnp.float32(value)
-        mean = state_lib.average(mean, now, decay, jnp.int32(step))
+        optim = Optim(ema_decay=decay)
+        mean = state_lib.average(mean, now, optim, jnp.int32(step))
         kept = min(decay, (1 + step) / (10 + step))
         expected = kept * expected + (1 - kept) * value
         assert float(mean) == pytest.approx(expected, rel=1e-5)
@@ -212,8 +213,22 @@ def test_the_average_of_what_does_not_change_is_kept_bit_by_bit():
     values = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
     mean = values
     for step in range(20):
-        mean = state_lib.average(mean, values, 0.99, jnp.int32(step))
+        optim = Optim(ema_decay=0.99)
+        mean = state_lib.average(mean, values, optim, jnp.int32(step))
     np.testing.assert_array_equal(mean, values)
+
+
+def test_the_average_counts_updates_and_not_the_steps_between():
+    values = np.random.default_rng(0).normal(size=9)
+    optim = Optim(ema_decay=0.5, accumulate_steps=3)
+    mean, expected = jnp.float32(2.0), 2.0
+    for step, value in enumerate(values):
+        now = jnp.float32(value)
+        mean = state_lib.average(mean, now, optim, jnp.int32(step))
+        if step % 3 == 2:
+            kept = min(0.5, (1 + step // 3) / (10 + step // 3))
+            expected = kept * expected + (1 - kept) * value
+        assert float(mean) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_average_of_a_row_begins_at_its_weights_when_it_joins():

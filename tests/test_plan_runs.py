@@ -114,7 +114,7 @@ def test_a_run_says_its_plan_and_its_phases(two_phases, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "from step 4 on, what trains: fc, (conv2|bn2)/" in out
     rows = {line.split()[1]: line.split()[2:] for line in out.splitlines()}
-    assert rows["fc"] == ["60", "60", "1", "0.01", "0", "train", "0.0", "MB"]
+    assert rows["fc"] == ["60", "60", "1", "0.01", "0", "-", "0.0", "MB"]
     assert rows["(conv2|bn2)/"][:5] == ["190", "190", "4", "0.005", "0.1"]
 
 
@@ -234,8 +234,18 @@ def scripted(monkeypatch):
     return follow
 
 
-def impatient(**settings):
-    return make(TWO_PHASES, num_steps=8, eval_every=1, **{"patience": 3} | settings)
+ONE_PHASE = [dataclasses.replace(row, unfreeze_at=0) for row in TWO_PHASES]
+
+
+def impatient(rows=ONE_PHASE, **settings):
+    return make(rows, num_steps=8, eval_every=1, **{"patience": 3} | settings)
+
+
+def test_patience_begins_with_the_last_phase(scripted, tmp_path):
+    """Three worse validations after step 3, of which one phase alone would end."""
+    scripted(ACCURACIES)
+    result = train.train_and_evaluate(impatient(TWO_PHASES), tmp_path)
+    assert (result["step"], result["accuracy"]) == (7, 0.9)
 
 
 @pytest.mark.parametrize("every", [0, 1])

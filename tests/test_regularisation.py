@@ -12,11 +12,13 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from phases import everything
 
-from tljax import checkpoint, models, train
+from tljax import checkpoint, models, plan, train
 from tljax.config import Config, Loss
 from tljax.data.transforms import Transform
 from tljax.models import layers, resnet
+from tljax.plan import Row
 from tljax.pretrained import weights
 from tljax.state import TrainState
 from tljax.tasks import classification, losses
@@ -156,20 +158,25 @@ def test_the_key_is_of_seed_and_step_and_not_augmentations():
 
     def apply(variables, images, *, train, mutable, rngs):
         seen.append(tuple(jax.random.key_data(rngs["dropout"]).tolist()))
-        logits = jnp.mean(images, axis=(1, 2)) @ variables["params"]
+        logits = jnp.mean(images, axis=(1, 2)) @ variables["params"]["fc"]["kernel"]
         return logits, {"batch_stats": {}}
 
     def step(seed, number):
         tx = optax.sgd(0.1)
-        params = jnp.ones((1, 3))
+        params = {"fc": {"kernel": jnp.ones((1, 3))}}
+        phase = plan.resolve([Row("")], ["fc/kernel"]).phases[0]
         key = jax.random.key(seed)
-        state = TrainState(jnp.int32(number), params, {}, tx.init(params), key)
+        opt_state = tx.init({"row0": params})
+        state = TrainState(jnp.int32(number), params, {}, opt_state, {}, key)
+        model = SimpleNamespace(apply=apply, num_classes=3)
+        model.clone = lambda **changes: model
         classification.train_step(
             state,
             {"image": np.ones((2, 4, 4, 1), np.uint8), "label": np.zeros(2, int)},
-            model=SimpleNamespace(apply=apply, num_classes=3),
+            model=model,
             tx=tx,
             schedule=optax.constant_schedule(0.1),
+            phase=phase,
             transform=Transform(),
             config=Config(),
         )
@@ -190,13 +197,18 @@ def test_the_step_takes_the_loss_of_the_config(small, key):
     config = Config(loss=Loss(name="focal", label_smoothing=0.1))
     tx = optax.sgd(0.1)
     state = TrainState(
-        step=jnp.int32(3), **variables, opt_state=tx.init(variables["params"]), key=key
+        step=jnp.int32(3),
+        **variables,
+        opt_state=tx.init({"row0": variables["params"]}),
+        ema={},
+        key=key,
     )
     step = functools.partial(
         classification.train_step,
         model=model,
         tx=tx,
         schedule=optax.constant_schedule(0.1),
+        phase=everything(model, (4, 4, 1)),
         transform=Transform(),
         config=config,
     )

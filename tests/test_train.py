@@ -192,6 +192,7 @@ def test_a_saved_config_without_a_new_setting_has_its_default(finished):
     ]
 
 
+@pytest.mark.slow
 def test_four_devices_save_resume_and_evaluate_as_one(finished, tmp_path):
     """Begun on four devices, resumed on one: the numbers of one device."""
     config, _, _, _ = finished

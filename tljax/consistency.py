@@ -25,6 +25,10 @@ def check(config, prefix: str) -> None:
     check_pretrained(config, prefix)
     sources.check(data.source, f"{prefix}.data.source")
     operations.check(data.augment)
+    if config.loss.class_weights and not any(config.loss.class_weights):
+        raise ConfigError(
+            f"{prefix}.loss.class_weights = {config.loss.class_weights} weigh nothing"
+        )
     if config.loss.balanced and config.loss.class_weights:
         raise ConfigError(
             f"{prefix}.loss.balanced and {prefix}.loss.class_weights are both set"
@@ -78,7 +82,13 @@ def check_plan(config, prefix: str) -> None:
     if plan.rows and plan.preset != "full":
         raise ConfigError(
             f"{prefix}.plan.preset = {plan.preset!r} and {prefix}.plan.rows are both "
-            "set; rows stand in place of a preset"
+            f"set; rows stand in place of a preset; --{prefix}.plan.rows='()' takes "
+            "them away"
+        )
+    if plan.rows and plan.batch_norm != "auto":
+        raise ConfigError(
+            f"{prefix}.plan.batch_norm = {plan.batch_norm!r} is for presets; with "
+            f"{prefix}.plan.rows each row has its own"
         )
     if plan.preset == "bn_only" and plan.batch_norm == "frozen":
         raise ConfigError(
@@ -86,7 +96,7 @@ def check_plan(config, prefix: str) -> None:
             f"{prefix}.plan.batch_norm = 'frozen' freezes it; take the preset head"
         )
     for number, row in enumerate(plan.rows):
-        if row.unfreeze_at and not row.train and row.batch_norm == "auto":
+        if row.unfreeze_at and not row.train and row.batch_norm != "train":
             raise ConfigError(
                 f"{prefix}.plan.rows[{number}].unfreeze_at = {row.unfreeze_at}, but "
                 "train = False: the row never trains"
@@ -96,6 +106,11 @@ def check_plan(config, prefix: str) -> None:
             raise ConfigError(
                 f"{prefix}.optim.decay_towards = 'start' needs weights to start from: "
                 f"set {prefix}.pretrained or {prefix}.pretrain"
+            )
+        if not (optim.weight_decay or any(row.weight_decay for row in plan.rows)):
+            raise ConfigError(
+                f"{prefix}.optim.decay_towards = 'start' needs "
+                f"{prefix}.optim.weight_decay above 0, how strongly weights decay"
             )
         if optim.name in TRUST_RATIOS:
             raise ConfigError(
@@ -108,6 +123,13 @@ def check_plan(config, prefix: str) -> None:
             f"{prefix}.optim.sam_radius = {optim.sam_radius} needs "
             f"{prefix}.optim.accumulate_steps = 1, not {optim.accumulate_steps}: it "
             "takes a gradient of its own in each step"
+        )
+    entry, pretrain = config.transfer.entry, config.pretrain
+    averaged = pretrain is not None and pretrain.optim.ema_decay > 0
+    if pretrain is not None and entry and not (entry == "ema" and averaged):
+        raise ConfigError(
+            f"{prefix}.transfer.entry = {entry!r} must be 'ema' with "
+            f"{prefix}.pretrain, and {prefix}.pretrain.optim.ema_decay above 0"
         )
     if config.patience and not config.eval_every:
         raise ConfigError(

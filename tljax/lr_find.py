@@ -21,6 +21,7 @@ from tljax.entry import run_command
 from tljax.errors import ConfigError
 from tljax.evaluation import plots
 from tljax.programs import compile_train_step
+from tljax.recalibrate import recalibrate
 from tljax.run import Run, prepare
 from tljax.start import begin
 from tljax.terminal import Terminal, print_line, track
@@ -131,6 +132,7 @@ def run_test(
     train_step, seconds = compile_train_step(run, run.plan.phases[0])
     terminal.say(f"step compiled in {seconds:.1f} s")
     stored = stored_images(run, split)
+    state, _ = recalibrate(run, state, split, stored)
     losses, smoothed, mean = [], [], 0.0
     with closing(train_batches(run, split, 0)) as batches:
         for number in track(range(updates), updates, "growing the learning rate"):
@@ -174,6 +176,11 @@ def suggest(curve: Curve) -> dict[str, float | None]:
 
 def describe(found: dict[str, Any]) -> str:
     """Returns one line on what a test shows."""
+    if found["updates"] < 3:
+        return (
+            f"no suggestion: the loss ran away within {found['updates']} updates; take "
+            f"a --low below {found['low']:g}"
+        )
     if found["suggestion"] is None:
         return (
             f"no suggestion: the loss does not fall between {found['low']:g} and "

@@ -127,9 +127,21 @@ def create_optimizer(
         tx = steps.gradient_transformation()
     if config.sam_radius:
         # Foret et al. 2021 (arXiv 2010.01412).
-        uphill = optax.chain(optax.contrib.normalize(), optax.sgd(config.sam_radius))
-        tx = optax.contrib.sam(tx, uphill, opaque_mode=True)
+        tx = optax.contrib.sam(tx, uphill(config.sam_radius), opaque_mode=True)
     return tx
+
+
+def uphill(radius: float) -> optax.GradientTransformation:
+    """Returns a step of length `radius` down the gradient, which SAM turns around.
+
+    A gradient of 0 makes none, where optax.contrib.normalize would divide by it.
+    """
+
+    def scaled(grads, params):
+        factor = radius / (optax.tree.norm(grads) + 1e-12)
+        return jax.tree.map(lambda grad: -factor * grad, grads)
+
+    return optax.stateless(scaled)
 
 
 def create_for_row(

@@ -43,9 +43,12 @@ def lines(run: Run) -> Iterator[str]:
         else:
             cells += [f"{'never':>14}", f"{'-':>10}", f"{'-':>10}"]
         memory = bytes_of(state.opt_state, name) / 1e6
-        has_norms = layers_of(plan.governed[name], norms)
+        layers = layers_of(plan.governed[name], norms)
+        mode = batch_norm_of(row) if layers else "-"
+        if mode == "train" and layers & plan.phases[-1].frozen_statistics:
+            mode = "frozen_statistics"  # Another row governs a part of the layer.
         cells += [
-            f"  {batch_norm_of(row) if has_norms else '-':19}",
+            f"  {mode:19}",
             f"{memory:>6.1f} MB",
         ]
         yield f"{patterns[name]:{width}}" + "".join(cells)

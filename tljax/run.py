@@ -267,7 +267,7 @@ def load_given(
     are zeros, of which names and shapes can be checked.
     """
     if pretrain_dir is not None:
-        given = weights.load(f"run:{pretrain_dir}")
+        given = weights.load(f"run:{pretrain_dir}", entry=config.transfer.entry)
     elif config.pretrain is not None:
         given = promised(config.pretrain)
     elif config.pretrained:

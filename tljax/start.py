@@ -9,6 +9,7 @@ import jax
 from tljax import checkpoint, parallel, workdirs
 from tljax.data import sources, transforms
 from tljax.errors import CheckpointError, DataError
+from tljax.plan import Phase
 from tljax.pretrained import transplant
 from tljax.run import Run, Saved
 from tljax.state import TrainState
@@ -79,8 +80,13 @@ def begin_with(run: Run, state: TrainState, variables: dict[str, Any]) -> TrainS
     The optimiser is initialised with them: its decay may be towards them.
     """
     state = state.replace(**variables, opt_state={}, ema={})
+    return enter_phase(run, state, run.plan.phases[0])
+
+
+def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
+    """Returns the state with which a phase begins, on the devices."""
     enter = jax.jit(
-        lambda state: run.enter_phase(state, run.plan.phases[0]),
+        lambda state: run.enter_phase(state, phase),
         out_shardings=parallel.replicated(run.mesh),
     )
     return enter(state)

@@ -82,11 +82,16 @@ def carry_over(old: Any, fresh: Any) -> Any:
     )
 
 
-def average(ema: Any, now: Any, decay: float, step: jax.Array) -> Any:
+def average(ema: Any, now: Any, optim, step: jax.Array) -> Any:
     """Returns the moving average after a step, of which `step` were done before.
 
-    The decay rises to `decay` as (1 + step) / (10 + step), TensorFlow's rule: at first
-    the average would be nothing but the start. What does not change is kept bit by bit.
+    `optim` is that part of a Config. Updates count, of which there is one every
+    `optim.accumulate_steps` steps. The decay rises to `optim.ema_decay` as
+    (1 + updates) / (10 + updates), TensorFlow's rule: at first the average would be
+    nothing but the start. What does not change is kept bit by bit.
     """
-    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    every = optim.accumulate_steps
+    updates = step // every
+    rate = 1 - jnp.minimum(optim.ema_decay, (1 + updates) / (10 + updates))
+    rate = jnp.where((step + 1) % every == 0, rate, 0.0)
     return jax.tree.map(lambda mean, new: mean + rate * (new - mean), ema, now)

@@ -2,35 +2,29 @@
 
 import dataclasses
 import functools
-import math
 import resource
 import sys
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from tljax import checkpoint, parallel, plan_table, workdirs
+from tljax import batch_norm, checkpoint, parallel, plan_table, workdirs
 from tljax import judge as judging
-from tljax import recalibrate as recalibration
+from tljax.batch_norm import Drift
 from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
-from tljax.data import examples, loader
 from tljax.data.examples import Examples
-from tljax.errors import NonFiniteError
 from tljax.judge import Judge
-from tljax.metrics import Recorder, Speed, Writer, is_due, read_late
-from tljax.plan import Phase
-from tljax.programs import Programs, compile_steps
+from tljax.metrics import Recorder, Speed, Writer, is_due
+from tljax.programs import compile_steps
+from tljax.recalibrate import recalibrate
 from tljax.run import Run, load_given, prepare
 from tljax.signals import stop_request
-from tljax.start import Start, begin_or_resume, begin_with
+from tljax.start import Start, begin_or_resume, enter_phase
 from tljax.state import TrainState
 from tljax.terminal import Terminal
+from tljax.validation import draw, evaluate, flat
 from tljax.versions import versions
 
 
@@ -108,15 +102,16 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         stored = stored_images(run, splits["train"])
         phase = run.plan.phase_of(max(start.step - 1, 0))
         state, validations = start.state, list(start.meta.get("validations", ()))
-        if start.step == 0 and run.plan.recalibrated:
-            state = recalibrate(run, state, stored, splits["train"], workdir, terminal)
+        start = start._replace(state=None)  # Its buffers are not to outlive a step.
+        if start.step == 0:
+            state, moved = recalibrate(run, state, splits["train"], stored)
+            show_drift(moved, workdir, terminal)
         warn = functools.partial(run.task.warn, config=config)
         recorder = Recorder(writer, speed, config.log_every, warn)
-        looked_at = first_batch(run, splits["val"])
         terminal.start(start.step)
         speed.start(start.step)
         step = start.step
-        while step < config.num_steps and not is_exhausted(validations, config):
+        while step < config.num_steps and not is_exhausted(validations, run):
             step += 1
             if run.plan.phase_of(step - 1) != phase:
                 recorder.flush()
@@ -140,7 +135,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
             if eval_due:
                 val = flat(evaluate(run, programs, judge, state, splits["val"]))
                 writer.write(step, "val", val)
-                writer.show(step, draw(programs, state, looked_at))
+                writer.show(step, draw(run, programs, state, splits["val"]))
                 name, sign = run.task.SCORE
                 val["score"] = sign * val[name]
                 validations.append([step, val["score"]])
@@ -155,7 +150,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
             speed.start(step)
 
         checkpoints.wait()
-        if is_exhausted(validations, config):
+        if is_exhausted(validations, run):
             terminal.say(f"{config.patience} validations without a better one: ended")
         best_step = checkpoints.best_step()
         if config.patience and best_step != step:
@@ -192,77 +187,25 @@ def make_judge(run: Run, split: Examples, workdir: Path) -> Judge | None:
     return judging.open_judge(run, split, workdir)
 
 
-def draw(
-    programs: Programs, state: TrainState, batch: dict[str, jax.Array]
-) -> dict[str, np.ndarray]:
-    """Returns pictures of what a state makes of a batch, uint8 [n, h, w, c] by name.
-
-    Drawn with the moving average where one is kept; the same numbers every time.
-    """
-    if programs.draw is None:
-        return {}
-    variables = state.averaged if state.ema else state.variables
-    return jax.device_get(programs.draw((variables, state.key), batch))
-
-
-def first_batch(run: Run, split: Examples) -> dict[str, jax.Array]:
-    """Returns the first images of a split, on the devices."""
-    readers = examples.readers_of(run.config.data, split.drawings.canvas.bytes)
-    with closing(loader.eval_batches(split, run.batch_size, readers)) as batches:
-        return parallel.shard_batch(next(batches), run.mesh)
-
-
-def recalibrate(
-    run: Run, state: TrainState, stored, split: Examples, workdir: Path, terminal
-) -> TrainState:
-    """Returns the first state with BatchNorm statistics of the training images.
-
-    How far they have moved is printed, and written to WORKDIR/batch_norm.csv.
-    """
-    names, config = run.plan.recalibrated, run.config
-    others = run.plan.phases[0].frozen_statistics - names
-    program = recalibration.compile_add(
-        state.variables,
-        names,
-        run.abstract_batch("train"),
-        run.abstract_stored(),
-        mesh=run.mesh,
-        mode=config.compile,
-        model=run.model.clone(frozen_statistics=others),
-        transform=run.transform,
-        operations=config.data.augment,
-        key=state.key,
-    )
-    epoch = len(split.split.labels) // run.batch_size
-    number = min(config.plan.recalibration_batches, epoch)
-    with closing(train_batches(run, split, 0)) as batches:
-        variables = recalibration.recalibrate(
-            program, state.variables, names, islice(batches, number), stored, run.mesh
-        )
-    moved = recalibration.drift(state.batch_stats, variables["batch_stats"])
-    moved = [row for row in moved if row.layer in names]
-    terminal.say(f"BatchNorm recalibrated on {number} batches of training images")
-    for line in recalibration.lines(moved):
+def show_drift(moved: list[Drift], workdir: Path, terminal: Terminal) -> None:
+    """Says how far statistics have moved, and writes WORKDIR/batch_norm.csv."""
+    if not moved:
+        return
+    terminal.say("BatchNorm recalibrated on training images")
+    for line in batch_norm.lines(moved):
         terminal.say(line)
-    rows = recalibration.drift_rows(moved)
-    workdirs.write_csv(workdir / "batch_norm.csv", rows)
-    return begin_with(run, state, variables)
+    workdirs.write_csv(workdir / "batch_norm.csv", batch_norm.drift_rows(moved))
 
 
-def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
-    """Returns the state with which a phase begins, on the devices."""
-    enter = jax.jit(
-        lambda state: run.enter_phase(state, phase),
-        out_shardings=parallel.replicated(run.mesh),
-    )
-    return enter(state)
+def is_exhausted(validations: list[list[float]], run: Run) -> bool:
+    """Returns whether the last `patience` validations are no better than one before.
 
-
-def is_exhausted(validations: list[list[float]], config: Config) -> bool:
-    """Returns whether the last `patience` validations are no better than one before."""
-    scores = [score for _, score in validations]
-    before, last = scores[: -config.patience], scores[-config.patience :]
-    return bool(config.patience and before) and max(last) <= max(before)
+    Those of the last phase alone are counted: what joins later is to have its turn.
+    """
+    patience, start = run.config.patience, run.plan.phases[-1].start
+    scores = [score for step, score in validations if step > start]
+    before, last = scores[:-patience], scores[-patience:]
+    return bool(patience and before) and max(last) <= max(before)
 
 
 def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
@@ -274,65 +217,10 @@ def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
     return state
 
 
-def evaluate(
-    run: Run,
-    programs: Programs,
-    judge: Judge | None,
-    state: TrainState,
-    split: Examples,
-) -> dict[str, Any]:
-    """Returns the metrics of a split, exact for any batch size and device count.
-
-    Under "ema" are those of the moving average, where one is kept. Raises
-    NonFiniteError where a loss is not finite.
-    """
-    metrics = evaluate_variables(run, programs, judge, state.variables, split)
-    if state.ema:
-        metrics["ema"] = evaluate_variables(run, programs, judge, state.averaged, split)
-    for summary in (metrics, metrics.get("ema", metrics)):
-        if not math.isfinite(summary["loss"]):
-            raise NonFiniteError(
-                f"step {int(state.step)}: validation loss {summary['loss']} is not "
-                "finite"
-            )
-    return metrics
-
-
-def evaluate_variables(
-    run: Run,
-    programs: Programs,
-    judge: Judge | None,
-    variables: Any,
-    split: Examples,
-) -> dict[str, Any]:
-    """Returns the metrics of a split for some variables, and those of their samples."""
-    readers = examples.readers_of(run.config.data, split.drawings.canvas.bytes)
-    batches = loader.eval_batches(split, run.batch_size, readers)
-    outputs = (
-        programs.eval_step(variables, batch)
-        for batch in parallel.shard_batches(batches, run.mesh)
-    )
-    sums = None
-    for output in read_late(outputs):
-        output = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), output)
-        sums = output if sums is None else jax.tree.map(np.add, sums, output)
-    measured = {} if judge is None else judging.measure(judge, run, variables)
-    return run.task.summarize(sums) | measured
-
-
 def host_memory_mb() -> float:
     """Returns the most memory that this process has held, in 10^6 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def flat(metrics: dict[str, Any]) -> dict[str, float]:
-    """Returns those of the metrics that are numbers; ema_NAME are of the average."""
-    numbers = {f"ema_{name}": value for name, value in metrics.get("ema", {}).items()}
-    numbers = metrics | numbers
-    return {
-        name: value for name, value in numbers.items() if isinstance(value, float | int)
-    }
 
 
 def describe_result(run: Run, start: Start) -> dict[str, Any]:

@@ -132,8 +132,8 @@ def from_json(kind: Any, value: Any, name: str) -> Any:
     for key in values:
         if key not in types:
             raise ConfigError(
-                f"{name}.{key} is not a setting of tljax {tljax.__version__}; a newer "
-                "one may have written it"
+                f"{name}.{key} is not a setting of tljax {tljax.__version__}; "
+                "another version may have written it"
             )
     return choices[chosen](
         **{

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from tljax import recalibrate
+from tljax import batch_norm
 
 
 class Score(NamedTuple):
@@ -114,7 +114,7 @@ def moved_layers(several: Sequence[Any]) -> tuple[str, ...]:
 
     What was frozen in all of them was never of the weights, and need not follow them.
     """
-    first, *others = (recalibrate.by_layer(one["batch_stats"]) for one in several)
+    first, *others = (batch_norm.by_layer(one["batch_stats"]) for one in several)
     return tuple(
         name
         for name, layer in first.items()

@@ -19,6 +19,10 @@ from tljax.run import Run, Saved, load_given
 SHOWN_OTHERWISE = ("augment", "balanced", "batch_size", "eval_views", "train_resize")
 
 
+# Those of the model that have no weights.
+DROPPED = ("dropout", "stochastic_depth")
+
+
 class Ingredients(NamedTuple):
     """What is averaged.
 
@@ -134,6 +138,7 @@ def check_fits(
         text
         for text in differences
         if text.startswith(("config.model.", "config.task "))
+        and text.split(" ")[0].split(".")[-1] not in DROPPED
     ]
     of_data = [
         text

@@ -1,17 +1,16 @@
 """Judging weights: one compiled program for all that have the same shapes."""
 
-import itertools
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
 
-from tljax import batches, evaluate, network, parallel, recalibrate
+from tljax import batch_norm, batches, evaluate, network, parallel, recalibrate
 from tljax.data.examples import Examples
 from tljax.evaluation import bootstrap, calibration, numbers, probabilities
 from tljax.interpolation import averages
 from tljax.interpolation.averages import Candidate, Score, Trial
+from tljax.recalibrate import Meter
 from tljax.run import Run
 from tljax.terminal import Terminal
 
@@ -22,23 +21,19 @@ class Bench(NamedTuple):
     Attributes:
       run: whose images and devices are used.
       splits: ready to be loaded.
-      layers: BatchNorm layers whose statistics are measured anew.
       predict: compiled `predict(variables, batch)`.
-      measure: compiled `recalibrate.add_batch`, None where there are no such layers.
-      stored: the training images that lie on the devices.
+      meter: measures BatchNorm statistics anew, None where the weights share them all.
     """
 
     run: Run
     splits: dict[str, Examples]
-    layers: tuple[str, ...]
     predict: jax.stages.Compiled
-    measure: jax.stages.Compiled | None
-    stored: dict[str, jax.Array]
+    meter: Meter | None
 
 
 def prepare(run: Run, variables: Sequence[Any], terminal: Terminal) -> Bench:
     """Returns what judges weights of the shapes of `variables`."""
-    layers = averages.moved_layers(variables)
+    layers = frozenset(averages.moved_layers(variables))
     splits = batches.open_splits(run, terminal)
     predict = network.compile_predict(
         run.config,
@@ -50,21 +45,11 @@ def prepare(run: Run, variables: Sequence[Any], terminal: Terminal) -> Bench:
         run.mesh,
     )
     if not layers:
-        return Bench(run, splits, layers, predict, None, {})
-    measure = recalibrate.compile_add(
-        variables[0],
-        layers,
-        run.abstract_batch("train"),
-        run.abstract_stored(),
-        mesh=run.mesh,
-        mode=run.config.compile,
-        model=recalibrate.measuring(run.model, variables[0]["batch_stats"], layers),
-        transform=run.transform,
-        operations=run.config.data.augment,
-        key=jax.random.key(run.config.seed),
-    )
+        return Bench(run, splits, predict, None)
+    frozen = frozenset(batch_norm.by_layer(variables[0]["batch_stats"])) - layers
     stored = batches.stored_images(run, splits["train"])
-    return Bench(run, splits, layers, predict, measure, stored)
+    meter = recalibrate.open_meter(run, layers, frozen, splits["train"], stored)
+    return Bench(run, splits, predict, meter)
 
 
 def judge(bench: Bench, name: str, variables: Any, trained: bool) -> Trial:
@@ -73,9 +58,9 @@ def judge(bench: Bench, name: str, variables: Any, trained: bool) -> Trial:
     Those that are `trained` stay as they are.
     """
     plain = Candidate(name, variables, score(bench, variables))
-    if trained or not bench.layers:
+    if trained or bench.meter is None:
         return Trial(plain, None)
-    variables = measured(bench, variables)
+    variables = measured(bench.meter, variables)
     other = Candidate(name, variables, score(bench, variables), recalibrated=True)
     return Trial(plain, other)
 
@@ -94,25 +79,10 @@ def predict(bench: Bench, variables: Any, split: str) -> evaluate.Outcome:
     return evaluate.predict(bench.run, bench.splits[split], bench.predict, placed)
 
 
-def measured(bench: Bench, variables: Any) -> Any:
-    """Returns weights with the statistics of the training images, on the host.
-
-    Of one epoch, rounded up to whole batches, or of config.plan.recalibration_batches.
-    """
-    run, examples = bench.run, bench.splits["train"]
-    number = -(-len(examples.split.labels) // run.batch_size)
-    number = min(number, run.config.plan.recalibration_batches)
-    placed = jax.device_put(variables, parallel.replicated(run.mesh))
-    with closing(batches.train_batches(run, examples, 0)) as rows:
-        found = recalibrate.recalibrate(
-            bench.measure,
-            placed,
-            bench.layers,
-            itertools.islice(rows, number),
-            bench.stored,
-            run.mesh,
-        )
-    return jax.device_get(found)
+def measured(meter: Meter, variables: Any) -> Any:
+    """Returns weights with the statistics of the training images, on the host."""
+    placed = jax.device_put(variables, parallel.replicated(meter.run.mesh))
+    return jax.device_get(recalibrate.measure(meter, placed))
 
 
 class Final(NamedTuple):

@@ -77,11 +77,13 @@ def weighted_cross_entropy(
 def total_weight(targets: jax.Array, class_weights: np.ndarray | None) -> jax.Array:
     """Returns what a batch weighs: the sum of the weights of its classes.
 
-    Of the targets before smoothing, as torch divides by it.
+    Of the targets before smoothing, as torch divides by it. It is never 0: a batch of
+    classes that weigh nothing has the loss 0.
     """
     if class_weights is None:
         return jnp.asarray(targets.shape[0], targets.dtype)
-    return jnp.sum(targets @ jnp.asarray(class_weights, targets.dtype))
+    total = jnp.sum(targets @ jnp.asarray(class_weights, targets.dtype))
+    return jnp.maximum(total, jnp.finfo(total.dtype).tiny)
 
 
 def find_class_weights(config, labels: np.ndarray, num_classes: int):

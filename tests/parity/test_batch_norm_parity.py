@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="the extra `parity` is not installed
 
 from torch.optim import swa_utils  # noqa: E402
 
-from tljax import models, parallel, recalibrate  # noqa: E402
+from tljax import batch_norm, models, parallel  # noqa: E402
 from tljax.data import transforms  # noqa: E402
 from tljax.pretrained import mapping  # noqa: E402
 
@@ -28,8 +28,8 @@ def recalibrated(name, variables, pixels):
     mesh = parallel.create_mesh("cpu", 1)
     labels = np.zeros(pixels.shape[1], np.int32)
     batches = [{"image": batch, "label": labels} for batch in pixels]
-    names = tuple(recalibrate.by_layer(variables["batch_stats"]))
-    program = recalibrate.compile_add(
+    names = tuple(batch_norm.by_layer(variables["batch_stats"]))
+    program = batch_norm.compile_add(
         variables,
         names,
         batches[0],
@@ -40,7 +40,7 @@ def recalibrated(name, variables, pixels):
         operations=(),
         key=jax.random.key(0),
     )
-    return recalibrate.recalibrate(program, variables, names, batches, {}, mesh)
+    return batch_norm.measure(program, variables, names, batches, {}, mesh)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_statistics_are_those_of_update_bn(name, dtype, tolerance, make_torch_mo
         if key.endswith(f"running_{kind}")
     }
     errors = {}
-    for layer, statistics in recalibrate.by_layer(found["batch_stats"]).items():
+    for layer, statistics in batch_norm.by_layer(found["batch_stats"]).items():
         for kind, values in statistics.items():
             wanted = flat.pop(f"{layer}/{kind}")
             difference = np.abs(np.asarray(values) - wanted).max()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax import models, parallel, recalibrate
+from tljax import batch_norm, models, parallel
 from tljax.data.operations import HorizontalFlip, RandomCrop
 from tljax.data.transforms import Transform
 
@@ -41,7 +41,7 @@ def run(variables, names, batches, num_devices=1, stored=None, operations=()):
     """Returns the recalibrated variables, on the host."""
     mesh = parallel.create_mesh("cpu", num_devices)
     stored = stored or {}
-    program = recalibrate.compile_add(
+    program = batch_norm.compile_add(
         variables,
         names,
         batches[0],
@@ -54,14 +54,14 @@ def run(variables, names, batches, num_devices=1, stored=None, operations=()):
     )
     placed = functools.partial(jax.device_put, device=parallel.replicated(mesh))
     sent = (parallel.shard_batch(batch, mesh) for batch in batches)
-    found = recalibrate.recalibrate(
+    found = batch_norm.measure(
         program, placed(variables), names, sent, placed(stored), mesh
     )
     return jax.device_get(found)
 
 
 def layers(variables):
-    return recalibrate.by_layer(variables["batch_stats"])
+    return batch_norm.by_layer(variables["batch_stats"])
 
 
 def test_the_first_layer_has_the_statistics_of_its_input(variables):
@@ -98,9 +98,9 @@ def test_recalibrating_twice_moves_nothing(variables):
     names, batches = tuple(layers(variables)), draw_batches(2)
     once = run(variables, names, batches)
     twice = run(once, names, batches)
-    for row in recalibrate.drift(once["batch_stats"], twice["batch_stats"]):
+    for row in batch_norm.drift(once["batch_stats"], twice["batch_stats"]):
         assert abs(row.mean_largest) < 1e-6 and abs(row.deviation_largest) < 1e-6
-    rows = recalibrate.drift(variables["batch_stats"], once["batch_stats"])
+    rows = batch_norm.drift(variables["batch_stats"], once["batch_stats"])
     assert min(max(row.mean_rms, row.deviation_rms) for row in rows) > 0.1
 
 
@@ -134,23 +134,23 @@ def test_a_layer_that_the_model_freezes_is_refused(variables):
     frozen = MODEL.clone(frozen_statistics=frozenset({"bn1"}))
     with pytest.raises(ValueError, match=r"does not train the statistics of \['bn1'\]"):
         jax.eval_shape(
-            lambda variables: recalibrate.batch_statistics(
+            lambda variables: batch_norm.batch_statistics(
                 frozen, variables, jnp.zeros((2, 8, 8, 1)), ["bn1"]
             ),
             variables,
         )
 
 
-def test_a_measuring_model_keeps_all_other_layers_as_they_predict(variables):
+def test_frozen_layers_are_as_they_predict_while_others_are_measured(variables):
     """So a layer sees what the layers before it make with their running statistics."""
     images = jax.random.normal(jax.random.key(1), (8, 8, 8, 1))
     name = "layer1_0/bn2"
-    model = recalibrate.measuring(MODEL, variables["batch_stats"], [name])
-    assert model.frozen_statistics == set(layers(variables)) - {name}
+    others = frozenset(layers(variables)) - {name}
+    model = MODEL.clone(frozen_statistics=others)
 
     @jax.jit
     def measure(variables):
-        found = recalibrate.batch_statistics(model, variables, images, [name])[name]
+        found = batch_norm.batch_statistics(model, variables, images, [name])[name]
         _, state = MODEL.apply(
             variables,
             images,
@@ -167,21 +167,21 @@ def test_a_measuring_model_keeps_all_other_layers_as_they_predict(variables):
 def test_drift_counts_in_deviations():
     before = {"bn1": {"mean": np.zeros(2), "var": np.array([4.0, 1.0])}}
     after = {"bn1": {"mean": np.array([-1.0, 0.0]), "var": np.array([4.0, np.e**2])}}
-    (row,) = recalibrate.drift(before, after)
+    (row,) = batch_norm.drift(before, after)
     assert (row.layer, row.channels) == ("bn1", 2)
     assert row.mean_largest == pytest.approx(-0.5, rel=1e-5) and row.mean_channel == 0
     assert row.mean_rms == pytest.approx(0.5 / np.sqrt(2), rel=1e-5)
     assert row.deviation_largest == pytest.approx(1, rel=1e-4)
     assert row.deviation_channel == 1
     assert row.deviation_rms == pytest.approx(1 / np.sqrt(2), rel=1e-4)
-    head, cells = recalibrate.drift_rows([row])
+    head, cells = batch_norm.drift_rows([row])
     assert dict(zip(head, cells, strict=True)) == row._asdict()
     assert tuple(head) == row._fields
 
 
 def test_a_dead_channel_has_a_finite_drift():
     dead = {"bn1": {"mean": np.zeros(1), "var": np.zeros(1)}}
-    (row,) = recalibrate.drift(dead, dead)
+    (row,) = batch_norm.drift(dead, dead)
     assert (row.mean_rms, row.deviation_rms) == (0, 0)
 
 
@@ -189,11 +189,11 @@ def test_the_table_has_a_line_a_layer_in_the_order_of_the_network():
     names = ["layer3_10/bn1", "layer3_2/bn1", "bn1"]
     stats = {"mean": np.zeros(1), "var": np.ones(1)}
     tree = {"bn1": stats, "layer3_10": {"bn1": stats}, "layer3_2": {"bn1": stats}}
-    rows = recalibrate.drift(tree, tree)
+    rows = batch_norm.drift(tree, tree)
     assert [row.layer for row in rows] == names[::-1]
-    heads = list(recalibrate.lines(rows))
+    heads = list(batch_norm.lines(rows))
     assert len(heads) == 5 and len({len(line) for line in heads}) == 1
     many = [rows[0]._replace(layer=f"bn{n}", mean_rms=float(n)) for n in range(30)]
-    shown = list(recalibrate.lines(many))
+    shown = list(batch_norm.lines(many))
     assert shown[2].startswith("bn10 ") and shown[-2].startswith("bn29 ")
     assert shown[-1] == "the 20 of 30 layers that have moved most"

@@ -1,0 +1,1 @@
+"""What the features of a frozen backbone are worth, by several small methods."""
