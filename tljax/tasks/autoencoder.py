@@ -181,7 +181,7 @@ def train_step(
     ema = state.ema
     if ema:
         now = {"params": trained, "batch_stats": batch_stats}
-        ema = average(ema, now, config.optim.ema_decay, state.step)
+        ema = average(ema, now, config.optim, state.step)
 
     grad_norm = optax.tree.norm(grads)
     state_norm = optax.tree.norm((trained, batch_stats))

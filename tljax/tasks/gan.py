@@ -192,7 +192,7 @@ def train_step(
     trained = plan_lib.split(state.params, phase)
     if ema:
         now = {"params": trained, "batch_stats": state.batch_stats}
-        ema = average(ema, now, config.optim.ema_decay, state.step)
+        ema = average(ema, now, config.optim, state.step)
 
     grad_norm = jnp.hypot(norm, generator_norm)
     state_norm = optax.tree.norm((trained, state.batch_stats))
