@@ -13,6 +13,7 @@ from tljax.data.operations import (  # noqa: F401
     Grayscale,
     HorizontalFlip,
     Mixup,
+    Operation,
     RandAugment,
     RandomCrop,
     RandomErasing,

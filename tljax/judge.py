@@ -18,7 +18,7 @@ from tljax import network, parallel, workdirs
 from tljax.data import augment, examples, loader, views
 from tljax.data.examples import Examples
 from tljax.errors import ConfigError
-from tljax.evaluation import generative
+from tljax.evaluation import generative, plots, sheets
 from tljax.models.inception import FidInception
 from tljax.pretrained import inception
 from tljax.run import Run
@@ -95,8 +95,12 @@ def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
             f"of {run.source.channels}"
         )
 
+    size = found.transform.crop
+
     def see(variables, images):
-        seen = augment.normalize(images, found.transform.mean, found.transform.std)
+        shape = (len(images), size, size, channels)
+        seen = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+        seen = augment.normalize(seen, found.transform.mean, found.transform.std)
         logits, features = found.model.apply(variables, seen, return_features=True)
         return features["pooled"], jax.nn.log_softmax(logits)
 
@@ -123,6 +127,15 @@ def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
 
 # How each kind of judge is opened; FORMS says how it is written.
 OPENERS = {"run": open_classifier, "inception": open_inception}
+
+
+def show_classes(judge: Judge, run: Run, result: dict[str, Any], path: Path) -> None:
+    """Draws the classes that samples are taken for, where the judge knows classes."""
+    result = result.get("ema", result)
+    if "class_histogram" in result:
+        counts = np.array(result["class_histogram"])
+        names = run.source.class_names
+        plots.save(path, sheets.class_bars, counts, judge.counts, names)
 
 
 def real_images(run: Run, split: Examples) -> Iterator[np.ndarray]:
