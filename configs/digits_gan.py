@@ -24,10 +24,10 @@ def get_config() -> Config:
     )
     return Config(
         task="gan",
-        num_steps=4000,
-        log_every=500,
-        eval_every=1000,
-        checkpoint_every=1000,
+        num_steps=12000,
+        log_every=1000,
+        eval_every=3000,
+        checkpoint_every=3000,
         num_devices=1,
         judge=judge,
         model=Model(name="dcgan", width=32),

@@ -39,7 +39,7 @@ def get_config() -> Config:
             schedule="linear",
             ema_decay=0.999,
         ),
-        gan=Gan(loss="hinge", conditional=True, augment=("color", "translation")),
+        gan=Gan(loss="hinge", augment=("color", "translation")),
     )
     return Config(
         num_steps=100,

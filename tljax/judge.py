@@ -84,9 +84,7 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
 def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
     """Returns the name of a classifier, `see(variables, images)`, and its variables."""
     workdir = workdirs.as_path(path)
-    config = workdirs.load_config(workdir)
-    if config.task != "classification":
-        raise ConfigError(f"config.gan.judge: {workdir} is of the task {config.task!r}")
+    config = workdirs.load_classifier(workdir)
     found = network.restore(config, network.find(workdir), run.mesh)
     channels = network.channels_of(found.variables)
     if channels != run.source.channels:
