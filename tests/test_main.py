@@ -283,7 +283,7 @@ QUICK = ("digits", "digits_transfer", "digits_tied_autoencoder", "folder_finetun
 def test_every_config_runs_two_steps(path, tmp_path):
     """Through the same loop, with fewer steps and narrower layers."""
     config = command_line.load(str(path))
-    for part in parts_of(config):
+    for number, part in enumerate(parts_of(config)):
         part.num_steps = 2
         part.optim.warmup_steps = 0
         part.num_devices = 1
@@ -298,7 +298,7 @@ def test_every_config_runs_two_steps(path, tmp_path):
             # Published weights cannot be had here, and are as wide as they are.
             part.pretrained = ""
             part.data.source = (
-                f"folder:{pictures.write_digits(tmp_path / 'p', {'': 9})}"
+                f"folder:{pictures.write_digits(tmp_path / f'p{number}', {'': 9})}"
             )
             part.data.image_size, part.data.batch_size = 32, 4
     result = train.train_and_evaluate(config, tmp_path)
