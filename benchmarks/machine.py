@@ -35,6 +35,8 @@ def describe(mesh: Mesh) -> dict[str, Any]:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count(),
             "memory_gb": round(host_bytes() / 2**30, 1),
+            # Above the number of cores, others were at work, and times say little.
+            "load": round(os.getloadavg()[0], 2),
         },
         "jax": jax.__version__,
         "versions": versions() | {"jaxlib": jaxlib.__version__},

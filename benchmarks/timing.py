@@ -69,6 +69,7 @@ def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
     """
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
     return {
+        "ratios": [round(value, 3) for value in ratios],
         "ratio": round(statistics.median(ratios), 3),
         "ratio_low": round(min(ratios), 3),
         "ratio_high": round(max(ratios), 3),

@@ -7,7 +7,7 @@ optimiser, cuDNN's search for algorithms, inference mode; bfloat16 is autocast.
 
 import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -61,13 +61,14 @@ def narrow(model: nn.Module, work: Work) -> None:
     model.fc = nn.Linear(model.inplanes, work.num_classes)
 
 
-def make_batches(work: Work, device: torch.device, layout: torch.memory_format):
-    """Returns BATCHES batches (images [b, c, h, w] float32, labels int64) there."""
+def on_device(work: Work, device: torch.device, layout: torch.memory_format):
+    """Yields batches that lie there: images [b, c, h, w] float32, labels int64."""
     made = make_images(work)
     images = torch.from_numpy(made["image"]).to(device)
     labels = torch.from_numpy(made["label"]).long().to(device)
     images = normalized(images, work).contiguous(memory_format=layout)
-    return list(zip(images.chunk(BATCHES), labels.chunk(BATCHES), strict=True))
+    pairs = zip(images.chunk(BATCHES), labels.chunk(BATCHES), strict=True)
+    return itertools.cycle(list(pairs))
 
 
 def normalized(images: torch.Tensor, work: Work) -> torch.Tensor:
@@ -81,7 +82,7 @@ def normalized(images: torch.Tensor, work: Work) -> torch.Tensor:
 
 
 def from_host(work: Work, device: torch.device, layout: torch.memory_format):
-    """Yields batches as `make_batches` has them, sent as uint8 one ahead."""
+    """Yields batches as `on_device` has them, sent as uint8 one ahead."""
     made, rng = make_images(work), np.random.default_rng(1)
 
     def send():
@@ -100,8 +101,16 @@ def from_host(work: Work, device: torch.device, layout: torch.memory_format):
         )
 
 
-def make_take(work: Work, platform: str, mode: str) -> Callable[[int], None]:
-    """Returns the function that takes so many steps and waits for them."""
+SOURCES = {"device": on_device, "host": from_host}
+
+
+def make_take(
+    work: Work, platform: str, mode: str, batches: Iterator | None = None
+) -> Callable[[int], None]:
+    """Returns the function that takes so many steps and waits for them.
+
+    `batches` are in place of those that `work` asks for.
+    """
     layout, compiled = MODES[mode]
     device = device_of(platform)
     torch.backends.cudnn.benchmark = True
@@ -109,10 +118,7 @@ def make_take(work: Work, platform: str, mode: str) -> Callable[[int], None]:
     model.train(work.phase == "train")
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, fused=True)
     ready = torch.compile(model) if compiled else model
-    if work.input == "device":
-        batches = itertools.cycle(make_batches(work, device, layout))
-    else:
-        batches = from_host(work, device, layout)
+    batches = batches or SOURCES[work.input](work, device, layout)
 
     def cast():
         if work.precision == "float32":
