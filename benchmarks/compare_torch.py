@@ -17,7 +17,7 @@ import time
 from absl import flags
 
 from benchmarks import command, machine, throughput, timing
-from benchmarks.workload import Work
+from benchmarks.work import Work
 from tljax.entry import run_command
 from tljax.errors import ConfigError, RunError, unknown
 

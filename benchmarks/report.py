@@ -107,7 +107,9 @@ def draw(lines: list[Line], path: str) -> None:
     for axis, (name, (labels, values, ends)) in zip(axes, panels.items(), strict=True):
         away = [[abs(v - e[side]) for v, e in zip(values, ends, strict=True)]
                 for side in (0, 1)]  # fmt: skip
-        axis.barh(labels, values, xerr=away, capsize=3, color="#4477aa")
+        places = range(len(labels))
+        axis.barh(places, values, xerr=away, capsize=3, color="#4477aa")
+        axis.set_yticks(places, labels)
         if name.startswith("speed"):
             axis.axvline(1.0, color="black", linewidth=1)
         axis.invert_yaxis()

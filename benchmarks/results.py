@@ -14,6 +14,8 @@ KEY = (
     "benchmark", "model", "phase", "image_size", "batch_size", "precision", "compile",
     "steps_per_call", "await_every", "input", "stem", "width", "num_devices", "device",
 )  # fmt: skip
+# What measures one step, and so has all of it.
+STEPS = ("throughput", "compare_torch")
 
 
 def read(paths: Iterable[str | Path]) -> list[Line]:

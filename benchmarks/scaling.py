@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import command, machine, results, throughput, timing
-from benchmarks.workload import Work
+from benchmarks.work import Work
 from tljax import parallel
 from tljax.entry import run_command
 from tljax.errors import ConfigError, unknown
@@ -147,7 +147,7 @@ def table_of(axis: str, found: dict[str, Any]) -> str:
 def draw(axes: dict[str, Any], path: str) -> None:
     """Writes milliseconds over work, and over devices, with the fitted lines."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatterSciNotation
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = Figure((4 * len(axes), 3.6), layout="constrained")
     for panel, (axis, found) in zip(
@@ -176,7 +176,11 @@ def draw(axes: dict[str, Any], path: str) -> None:
             xlabel="devices" if axis == "num_devices" else "GFLOP a step",
             title=f"{TITLES[axis]}: exponent {found['exponent']}",
         )  # fmt: skip
-        panel.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False))
+        panel.margins(x=0.18)
+        for axis_of in (panel.xaxis, panel.yaxis):
+            axis_of.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis_of.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis_of.set_minor_locator(NullLocator())
     figure.savefig(path, dpi=150)
 
 

@@ -19,7 +19,7 @@ from absl import flags
 from jax import numpy as jnp
 
 from benchmarks import command, machine, timing, workload
-from benchmarks.workload import Work
+from benchmarks.work import Work
 from tljax.entry import run_command
 from tljax.errors import ConfigError, unknown
 from tljax.models import MODELS

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.torch_side import import_torchvision
-from benchmarks.workload import BATCHES, Work, make_images, transform_of
+from benchmarks.work import Work, transform_of
+from benchmarks.workload import BATCHES, make_images
 
 # How a model and its images lie in memory, and whether the model is compiled. There
 # is no compiling without channels_last: torch.compile chooses that for convolutions.

@@ -1,9 +1,8 @@
 """What is measured: the very step of a run, made with few imports.
 
-`tljax.config` and `tljax.run` know data sets, files and reports, and import what those
-need. Here stands only what a step reads, so that a bare accelerator machine will do:
-jax, flax, optax, absl, numpy and ml_collections. Tests hold the settings to those of
-`Config`, and the program to that of `tljax.programs`.
+`tljax.run` knows data sets, files and reports, and imports what those need. Here a bare
+accelerator machine will do: jax, flax, optax, absl, numpy and ml_collections. A test
+holds the program to that of `tljax.programs`.
 """
 
 import contextlib
@@ -15,39 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict
 
+from benchmarks.work import Work, settings, transform_of
 from tljax import optim, parallel, plan, presets
 from tljax.data import views
-from tljax.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Transform
 from tljax.errors import ConfigError, RunError
 from tljax.tasks import classification
 
 # Images to choose from, in batches.
 BATCHES = 2
-
-
-class Work(NamedTuple):
-    """What is to be done, by the flags of `benchmarks.throughput`.
-
-    `devices` is a platform or "", `num_devices` 0 for all; `input` says where batches
-    come from: "device", of images that lie there, or "host", sent one ahead.
-    """
-
-    model: str = "resnet50"
-    image_size: int = 224
-    batch_size: int = 8
-    phase: str = "train"
-    precision: str = "float32"
-    compile: str = "jit"
-    devices: str = ""
-    num_devices: int = 0
-    steps_per_call: int = 1
-    input: str = "device"
-    stem: str = "standard"
-    width: int = 64
-    channels: int = 3
-    num_classes: int = 1000
 
 
 class Program(NamedTuple):
@@ -67,47 +42,6 @@ class Program(NamedTuple):
     compiled: jax.stages.Compiled
     seconds: float
     take: Callable[[int], None]
-
-
-def settings(work: Work) -> ConfigDict:
-    """Returns what a step reads of a Config, at its defaults but for what `work` says.
-
-    The values are Config's own. They stand here because importing it is not cheap.
-    """
-    return ConfigDict(
-        {
-            "precision": work.precision,
-            "num_steps": 1000,
-            "model": {
-                "name": work.model, "width": work.width, "stem": work.stem,
-                "dropout": 0.0, "stochastic_depth": 0.0,
-            },
-            "data": {"augment": (), "eval_views": "center"},
-            "optim": {
-                "name": "momentum", "learning_rate": 0.01, "momentum": 0.9, "b1": 0.9,
-                "b2": 0.999, "rms_decay": 0.99, "eps": 1e-8, "weight_decay": 0.0,
-                "schedule": "constant", "warmup_steps": 0, "decay_every": 100,
-                "decay_factor": 0.1, "final_factor": 0.0, "clip_norm": 0.0,
-                "accumulate_steps": 1, "decay_towards": "zero", "sam_radius": 0.0,
-                "ema_decay": 0.0,
-            },
-            "loss": {
-                "name": "cross_entropy", "focal_gamma": 2.0, "label_smoothing": 0.0,
-                "balanced": False, "class_weights": (),
-            },
-            "plan": {
-                "preset": "full", "rows": (), "batch_norm": "auto", "phase_steps": 0,
-                "factor": 0.75, "last_k": 1, "recalibration_batches": 100,
-            },
-        }
-    )  # fmt: skip
-
-
-def transform_of(work: Work) -> Transform:
-    """Returns how images are made: ImageNet's scale for colours, 0.5 for others."""
-    if work.channels != 3:
-        return Transform(work.image_size, work.image_size)
-    return Transform(work.image_size, work.image_size, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def prepare(work: Work, images: dict[str, np.ndarray] | None = None) -> Program:
