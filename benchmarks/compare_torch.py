@@ -6,9 +6,12 @@
 Flags are those of `benchmarks.throughput`; `repeats` are turns. PyTorch runs eager,
 with channels_last, and with torch.compile on top of it; `torch` tells each one's speed,
 or why it did not run. All sides take turns. `ratio` is ours over the best of theirs in
-speed, turn by turn: its median and both ends. On CUDA, bfloat16 is autocast there.
+speed, turn by turn: its median and both ends. bfloat16 is autocast there. On CPUs a
+ratio says something where `hardware.load` was low: threads of PyTorch wait for one
+another without sleep, and lose most where others are at work.
 """
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -31,6 +34,9 @@ def define(values: flags.FlagValues) -> None:
     values.set_default("repeats", 5)
     flags.DEFINE_integer("calls", 3, "that count, in a turn", 1, flag_values=values)
     flags.DEFINE_list("torch", list(MODES), "sides of PyTorch", flag_values=values)
+    flags.DEFINE_integer(
+        "torch_threads", 0, "0 = as many as PyTorch takes", 0, flag_values=values
+    )
 
 
 def check(work: Work, modes: list[str]) -> None:
@@ -79,6 +85,8 @@ def run(argv: list[str]) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     program = throughput.prepare(work._replace(num_devices=1), values.await_every)
     platform = machine.describe(program.mesh)["platform"]
+    if values.torch_threads:
+        importlib.import_module("torch").set_num_threads(values.torch_threads)
     sides, known = prepare_theirs(work, platform, values.torch)
     times = timing.take_turns(
         {"ours": program.take} | in_calls(sides, work.steps_per_call),
