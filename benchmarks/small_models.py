@@ -5,11 +5,10 @@
 A step of such a model costs less than starting it, so what counts is how often the host
 is asked. On our side images lie on the device and one call makes --steps_per_call
 steps; on the other the same model, optimiser and batch size, eager, with images on the
-device, the batch gathered there by drawn places. PyTorch runs on
-all its threads and on one, which is often faster for so little. All sides take turns in
-one process. `ratio` is ours over the best of PyTorch's, in speed, for the model where
-it is lowest. Work divided by the peak of matrix products is how long a step must take:
-`least_ms`.
+device, the batch gathered there by drawn places. PyTorch runs on all its threads and on
+one, which is often faster for so little. All sides take turns in one process. `ratio`
+is ours over the best of PyTorch's, in speed, for the model where it is lowest.
+`least_ms` is the work of a step at the speed of large matrix products.
 """
 
 import importlib.util
