@@ -39,6 +39,7 @@ TITLES = {
     "num_devices": "devices",
 }
 SMOKE = throughput.SMOKE | {
+    "phase": "infer",
     "axes": "batch_size,num_devices", "batch_sizes": "2,4", "device_counts": "1,2",
     "calls": 1, "repeats": 2,
 }  # fmt: skip
