@@ -115,6 +115,8 @@ def make_take(
     layout, compiled = MODES[mode]
     device = device_of(platform)
     torch.backends.cudnn.benchmark = True
+    if device.type == "cuda":  # TF32 in products too, which is jax's default there.
+        torch.set_float32_matmul_precision("high")
     model = create_model(work).to(device).to(memory_format=layout)
     model.train(work.phase == "train")
     optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9, fused=True)

@@ -16,6 +16,7 @@ from benchmarks.work import Work, settings, transform_of
 from tljax import programs
 from tljax.config import Config, Data, Model
 from tljax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from tljax.errors import RunError
 from tljax.run import prepare
 
 ROOT = Path(__file__).parent.parent
@@ -193,3 +194,17 @@ def test_a_bare_machine_can_measure(phase):
 def test_flops_are_those_of_a_product():
     shape = jax.ShapeDtypeStruct((16, 16), jnp.float32)
     assert machine.flops(jnp.matmul, (shape, shape)) == 2 * 16**3
+
+
+def test_memory_that_ran_out_is_one_line_and_other_errors_are_not_hidden():
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GB\nmore")
+    with (
+        pytest.raises(RunError, match=r"--batch_size=4 .*9 GB$"),
+        workload.enough_memory(TINY, RunError),
+    ):
+        raise full
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        workload.enough_memory(TINY, RunError),
+    ):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
