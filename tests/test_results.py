@@ -65,31 +65,43 @@ def noisy(median: float, seed: int, spread: float = 0.02):
     return list(median * (1 + spread * draws))
 
 
+NOISE = {"noise": 0.05, "lone_noise": 0.6}
+
+
+def runs(*medians: float, seed: int = 0):
+    """Returns lines of runs with such medians."""
+    return [line(noisy(each, seed + n)) for n, each in enumerate(medians)]
+
+
 @pytest.mark.parametrize(
     "after, expected",
     [(100, "no difference seen"), (103, "no difference seen"),
-     (97, "no difference seen"), (80, "faster"),
-     (125, "slower")],
+     (97, "no difference seen"), (80, "faster"), (125, "slower")],
 )  # fmt: skip
-def test_a_verdict_on_single_runs(after, expected):
-    before, after = line(noisy(100, 0)), line(noisy(after, 1))
-    found = compare.compare([before], [after], noise=0.05)
+def test_a_verdict_on_runs(after, expected):
+    after = runs(after, 1.01 * after, 0.99 * after, seed=10)
+    found = compare.compare(runs(100, 101, 99), after, **NOISE)
     assert found["verdict"] == expected
     assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
 
 
 def test_runs_that_differ_among_themselves_are_no_evidence():
-    before = [line(noisy(level, seed)) for seed, level in enumerate((100, 140, 90))]
-    after = [line(noisy(level, seed)) for seed, level in enumerate((85, 125, 80))]
-    alone = compare.compare(before[:1], after[2:], noise=0.05)
-    assert alone["verdict"] == "faster"
-    assert compare.compare(before, after, noise=0.05)["verdict"] == "no difference seen"
+    before, after = runs(100, 140, 90), runs(85, 125, 80)
+    assert compare.compare(before, after, **NOISE)["verdict"] == "no difference seen"
+
+
+@pytest.mark.parametrize(
+    "after, expected", [(70, "no difference seen"), (50, "faster"), (200, "slower")]
+)
+def test_lone_runs_need_a_large_difference(after, expected):
+    found = compare.compare(runs(100), runs(after), **NOISE)
+    assert found["verdict"] == expected
 
 
 def test_ratios_to_another_side_are_compared_where_there_are_any():
     before = line(noisy(100, 0), ratios=[1.0, 1.01, 0.99, 1.0, 1.0])
     after = line(noisy(300, 1), ratios=[1.5, 1.51, 1.49, 1.5, 1.52])
-    found = compare.compare([before], [after], noise=0.05)
+    found = compare.compare([before], [after], **NOISE)
     assert found["verdict"] == "faster"
     assert found["ratio"] == pytest.approx(1.5)
 
@@ -103,7 +115,7 @@ def write(path, *lines):
 def test_files_are_compared_by_what_they_measured(call_command, tmp_path):
     small = {"image_size": 64}
     before = write(tmp_path / "a", line(noisy(9, 0)), line(noisy(5, 1), **small))
-    after = write(tmp_path / "b", line(noisy(6, 2), jax="1"), line([1.0], batch_size=1))
+    after = write(tmp_path / "b", line(noisy(4, 2), jax="1"), line([1.0], batch_size=1))
     code, out, _ = call_command(compare, before, after)
     found = json.loads(out.splitlines()[-1])
     assert code == 0
