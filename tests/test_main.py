@@ -290,6 +290,7 @@ def test_every_config_runs_two_steps(path, tmp_path):
         part.num_epochs = 0
         part.model.width = 2
         part.gan.num_samples = 16
+        part.autoencoder.patch_size = 0
         part.precision = "float32"
         if part.data.source.startswith("tfds:"):
             part.data.source, part.data.image_size = "synthetic", 32
