@@ -42,7 +42,8 @@ def settings(work: Work) -> ConfigDict:
             "precision": work.precision,
             "num_steps": 1000,
             "model": {
-                "name": work.model, "width": work.width, "stem": work.stem,
+                "name": work.model, "encoder": "resnet18", "width": work.width,
+                "stem": work.stem,
                 "dropout": 0.0, "stochastic_depth": 0.0,
             },
             "data": {"augment": (), "eval_views": "center"},
