@@ -71,6 +71,13 @@ class Config:
     compile: str = setting(
         "jit", "how steps are compiled over the devices", choices=COMPILE_MODES
     )
+    steps_per_call: int = setting(
+        1,
+        "steps that one call of the compiled program takes: for networks so small that "
+        "calling it costs more than the step",
+        low=1,
+        free=True,
+    )
     precision: str = setting(
         "float32",
         "of the computation; parameters, statistics and logits are float32",

@@ -51,9 +51,10 @@ class Speed:
 
 
 class Recorder:
-    """Reads each step's metrics once the next step has been sent to the device.
+    """Reads each call's metrics once the next call has been sent to the device.
 
-    So the device has work while the host waits, and at most two steps are under way.
+    So the device has work while the host waits, and at most two calls are under way. A
+    call takes one step, or several.
     """
 
     def __init__(
@@ -67,30 +68,42 @@ class Recorder:
         self.speed = speed
         self.log_every = log_every
         self.warn = warn
-        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.pending: tuple[int, dict[str, jax.Array], int] | None = None
 
-    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of `step` and reads those of the step before.
+    def push(self, step: int, metrics: dict[str, jax.Array], count: int = 1) -> None:
+        """Takes the metrics of a call of `count` steps, the last of them `step`.
 
-        Raises NonFiniteError where these are not finite.
+        Reads those of the call before; raises NonFiniteError where they are not finite.
         """
-        before, self.pending = self.pending, (step, metrics)
+        before, self.pending = self.pending, (step, metrics, count)
         if before is not None:
             self.read(*before)
 
     def flush(self) -> None:
-        """Reads the metrics of the last step, which is done when this returns.
+        """Reads the metrics of the last call, which is done when this returns.
 
         Raises NonFiniteError where they are not finite.
         """
         if self.pending is not None:
-            (step, metrics), self.pending = self.pending, None
-            self.read(step, metrics)
+            (step, metrics, count), self.pending = self.pending, None
+            self.read(step, metrics, count)
             self.speed.measure(step)
 
-    def read(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Waits for the metrics of a step, checks them, writes them where due."""
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    def read(self, last: int, metrics: dict[str, jax.Array], count: int) -> None:
+        """Waits for the metrics of a call, and checks and writes those of each step."""
+        rows = {
+            name: np.atleast_1d(values).tolist()
+            for name, values in jax.device_get(metrics).items()
+        }
+        steps = range(last - count + 1, last + 1)
+        speed = 0.0
+        if any(is_due(step, self.log_every) for step in steps):
+            speed = self.speed.measure(last)
+        for place, step in enumerate(steps):
+            self.note(step, {name: row[place] for name, row in rows.items()}, speed)
+
+    def note(self, step: int, values: dict[str, float], speed: float) -> None:
+        """Checks the metrics of a step, and writes them where due."""
         if not values.pop("finite"):
             raise NonFiniteError(
                 f"step {step}: loss {values['loss']:g}, gradient norm "
@@ -98,7 +111,7 @@ class Recorder:
                 "was saved; try a lower optim.learning_rate, or optim.clip_norm"
             )
         if is_due(step, self.log_every):
-            values["images_per_second"] = self.speed.measure(step)
+            values["images_per_second"] = speed
             self.writer.write(step, "train", values)
             if warning := self.warn(step, values):
                 self.writer.terminal.say(f"warning: {warning}")

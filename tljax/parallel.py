@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tljax.errors import ConfigError
@@ -50,16 +52,47 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def batch_shardings(batch: dict[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
+    """Returns the sharding of each array of a batch, or of several ("steps").
+
+    Of several batches one after another, [k, batch, ...], it is the second axis that is
+    divided; their number lies on every device.
+    """
+    if "steps" not in batch:
+        return dict.fromkeys(batch, batch_sharding(mesh))
+    several = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return dict.fromkeys(batch, several) | {"steps": replicated(mesh)}
+
+
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Returns a host batch as arrays sharded over the mesh; does not wait for it.
 
     What this process gives is its part of the batch, all of it where it is alone.
     """
-    sharding = batch_sharding(mesh)
+    shardings = batch_shardings(batch, mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, values)
+        name: jax.make_array_from_process_local_data(shardings[name], values)
         for name, values in batch.items()
     }
+
+
+def stack_batches(
+    batches: Iterator[dict[str, np.ndarray]], counts: Iterator[int], size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields host batches several at a time, for a program of `size` steps per call.
+
+    Each is {"image": [size, b, ...], ..., "steps": int32}, of which the first `steps`
+    are the next `count` batches; the rest repeats the last of them and is not looked
+    at.
+    """
+    try:
+        for count in counts:
+            rows = [next(batches) for _ in range(count)]
+            rows += rows[-1:] * (size - count)
+            stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            yield stacked | {"steps": np.array(count, np.int32)}
+    finally:
+        batches.close()
 
 
 def shard_batches(
@@ -112,19 +145,56 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def jit_step(
-    step: Callable[..., Any], mesh: Mesh, num_stored: int, *, donate_state: bool
+    step: Callable[..., Any], mesh: Mesh, batch: Any, num_stored: int, donate: bool
 ) -> Callable[..., Any]:
     """Returns `step(state, batch, *stored)` under `jit`, only the batch divided."""
     whole = replicated(mesh)
     return jax.jit(
         step,
-        in_shardings=(whole, batch_sharding(mesh), *[whole] * num_stored),
+        in_shardings=(whole, batch_shardings_of(batch, mesh), *[whole] * num_stored),
         out_shardings=whole,
-        donate_argnums=0 if donate_state else (),
+        donate_argnums=0 if donate else (),
     )
 
 
+def batch_shardings_of(batch: Any, mesh: Mesh) -> Any:
+    """Returns `batch_shardings` of a dict, the sharding of a batch for all else."""
+    if isinstance(batch, dict):
+        return batch_shardings(batch, mesh)
+    return batch_sharding(mesh)
+
+
 COMPILE_MODES = {"jit": jit_step}
+
+
+def several_steps(step: Callable[..., Any], size: int) -> Callable[..., Any]:
+    """Returns a function that takes up to `size` steps, of batches [size, batch, ...].
+
+    It takes batches["steps"] of them, all where there is none, and returns the state
+    after the last and the metrics of each, [size], 0 for steps that are not taken. That
+    number is an argument, so that one program serves every number: whichever way steps
+    are gathered into calls, the numbers are the same, bit for bit.
+    """
+
+    def steps(state: Any, batches: dict[str, jax.Array], *stored: Any):
+        count = batches.get("steps", size)
+        batches = {name: rows for name, rows in batches.items() if name != "steps"}
+
+        def take(place: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            state, told = carry
+            batch = {name: rows[place] for name, rows in batches.items()}
+            state, metrics = step(state, batch, *stored)
+            told = jax.tree.map(lambda all, one: all.at[place].set(one), told, metrics)
+            return state, told
+
+        first = {name: rows[0] for name, rows in batches.items()}
+        _, shapes = jax.eval_shape(step, state, first, *stored)
+        told = jax.tree.map(
+            lambda one: jnp.zeros((size, *one.shape), one.dtype), shapes
+        )
+        return lax.fori_loop(0, count, take, (state, told))
+
+    return steps
 
 
 def compile_step(
@@ -134,6 +204,7 @@ def compile_step(
     *stored: Any,
     mesh: Mesh,
     mode: str = "jit",
+    steps_per_call: int = 1,
     donate_state: bool = False,
 ) -> tuple[jax.stages.Compiled, float]:
     """Returns `step(state, batch, *stored)` compiled ahead of time, and the seconds.
@@ -142,8 +213,13 @@ def compile_step(
     device, for all steps. The program refuses any other shape, so that a run compiles
     each step exactly once. With `donate_state` the new state takes the buffers of the
     old, which must not be used again.
+
+    With `steps_per_call` above 1 the batch has a leading axis of so many batches, and
+    metrics come back with one: see `several_steps`.
     """
     start = time.perf_counter()
-    function = COMPILE_MODES[mode](step, mesh, len(stored), donate_state=donate_state)
+    if steps_per_call > 1:
+        step = several_steps(step, steps_per_call)
+    function = COMPILE_MODES[mode](step, mesh, batch, len(stored), donate_state)
     compiled = function.lower(state, batch, *stored).compile()
     return compiled, time.perf_counter() - start

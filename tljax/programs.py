@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from tljax import parallel
 from tljax.data import views
@@ -17,7 +18,8 @@ class Programs(NamedTuple):
     """Compiled steps.
 
     Attributes:
-      train_steps: first step of a phase -> `train_step(state, batch, stored)`.
+      train_steps: first step of a phase -> `train_step(state, batch, stored)`, which
+        takes `config.steps_per_call` steps.
       eval_step: `eval_step(variables, batch)`.
       draw: `draw((variables, key), batch)`, pictures by name; None for a classifier.
       seconds: that tracing and compiling them took.
@@ -38,7 +40,9 @@ def compile_steps(run: Run, first_step: int = 0) -> Programs:
     train_steps, seconds = {}, 0.0
     for phase in run.plan.phases:
         if phase.start >= first.start:
-            train_steps[phase.start], took = compile_train_step(run, phase)
+            train_steps[phase.start], took = compile_train_step(
+                run, phase, run.config.steps_per_call
+            )
             seconds += took
     eval_step = functools.partial(
         run.task.eval_step, model=run.model, transform=run.transform, config=run.config
@@ -69,7 +73,9 @@ def compile_draw(run: Run) -> tuple[jax.stages.Compiled | None, float]:
     )
 
 
-def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, float]:
+def compile_train_step(
+    run: Run, phase: Phase, steps_per_call: int = 1
+) -> tuple[jax.stages.Compiled, float]:
     """Returns the step of a phase, and the seconds that compiling it took.
 
     The program takes over the buffers of the state. Raises as `compile_steps`.
@@ -78,10 +84,11 @@ def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, flo
         return parallel.compile_step(
             train_step(run, phase),
             run.abstract_state(phase),
-            run.abstract_batch("train"),
+            abstract_batches(run, steps_per_call),
             run.abstract_stored(),
             mesh=run.mesh,
             mode=run.config.compile,
+            steps_per_call=steps_per_call,
             donate_state=True,
         )
     except ValueError as error:
@@ -90,6 +97,18 @@ def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, flo
         raise ConfigError(
             f"batch {run.batch_size} of images of {run.image_shape[0]} px: {error}"
         ) from error
+
+
+def abstract_batches(run: Run, number: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and dtypes of so many training batches as a step takes them."""
+    batch = run.abstract_batch("train")
+    if number == 1:
+        return batch
+    several = {
+        name: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype)
+        for name, leaf in batch.items()
+    }
+    return several | {"steps": jax.ShapeDtypeStruct((), jnp.int32)}
 
 
 def train_step(run: Run, phase: Phase) -> Callable[..., Any]:

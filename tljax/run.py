@@ -1,6 +1,7 @@
 """What a run consists of: its parts and its first state."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,6 +129,25 @@ class Run(NamedTuple):
             f"in {len(self.source.class_names)} classes; batch {self.batch_size} on "
             f"{self.mesh.size} {self.mesh.devices.flat[0].platform} device(s)"
         )
+
+
+def call_lengths(run: Run, first_step: int) -> Iterator[int]:
+    """Yields how many steps each call after `first_step` takes.
+
+    They are `config.steps_per_call`, or fewer where something is to be done between
+    steps before: a validation, a checkpoint, a new phase, the end.
+    """
+    config, step = run.config, first_step
+    cadences = [
+        every for every in (config.eval_every, config.checkpoint_every) if every
+    ]
+    starts = [phase.start for phase in run.plan.phases]
+    while step < config.num_steps:
+        ends = [step + config.steps_per_call, config.num_steps]
+        ends += [step - step % every + every for every in cadences]
+        ends += [start for start in starts if start > step]
+        yield min(ends) - step
+        step = min(ends)
 
 
 def abstract_images(number: int, canvas) -> dict[str, jax.ShapeDtypeStruct]:

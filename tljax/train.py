@@ -19,7 +19,7 @@ from tljax.judge import Judge
 from tljax.metrics import Recorder, Speed, Writer, is_due
 from tljax.programs import compile_steps
 from tljax.recalibrate import recalibrate
-from tljax.run import Run, load_given, prepare
+from tljax.run import Run, call_lengths, load_given, prepare
 from tljax.signals import stop_request
 from tljax.start import Start, begin_or_resume, enter_phase
 from tljax.state import TrainState
@@ -96,7 +96,9 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     with (
         closing(Writer(workdir, terminal, start.step)) as writer,
         Checkpoints(workdir / "checkpoints", config) as checkpoints,
-        closing(train_batches(run, splits["train"], start.step)) as batches,
+        closing(
+            train_batches(run, splits["train"], start.step, config.steps_per_call)
+        ) as batches,
         stop_request() as stop,
     ):
         stored = stored_images(run, splits["train"])
@@ -111,18 +113,20 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         terminal.start(start.step)
         speed.start(start.step)
         step = start.step
-        while step < config.num_steps and not is_exhausted(validations, run):
-            step += 1
-            if run.plan.phase_of(step - 1) != phase:
+        for count in call_lengths(run, start.step):
+            if is_exhausted(validations, run):
+                break
+            if run.plan.phase_of(step) != phase:
                 recorder.flush()
-                phase = run.plan.phase_of(step - 1)
+                phase = run.plan.phase_of(step)
                 state = enter_phase(run, state, phase)
-                speed.start(step - 1)
+                speed.start(step)
                 now = plan_table.names(run, phase)
-                terminal.say(f"from step {step} on, what trains: {now}")
-            train_step = programs.train_steps[phase.start]
-            state, metrics = train_step(state, next(batches), stored)
-            recorder.push(step, metrics)
+                terminal.say(f"from step {step + 1} on, what trains: {now}")
+            train_steps = programs.train_steps[phase.start]
+            state, metrics = train_steps(state, next(batches), stored)
+            step += count
+            recorder.push(step, metrics, count)
             checkpoints.poll()
 
             last = step == config.num_steps
