@@ -18,7 +18,6 @@ from tljax import network, parallel, workdirs
 from tljax.data import augment, examples, loader, views
 from tljax.data.examples import Examples
 from tljax.errors import ConfigError
-from tljax.evaluation import generative
 from tljax.models.inception import FidInception
 from tljax.pretrained import inception
 from tljax.run import Run
@@ -153,6 +152,8 @@ def measure(judge: Judge, run: Run, variables: Any) -> dict[str, Any]:
     their own names, and the same distance between the two halves of the real images,
     "fd_real_halves", which a perfect generator would have.
     """
+    from tljax.evaluation import generative  # scikit-learn takes a second.
+
     number = run.config.gan.num_samples
     features, logs = look_at(judge, samples(judge, run, variables), number, run.mesh)
     scores = generative.scores(judge.real, features, judge.name)

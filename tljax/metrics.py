@@ -12,7 +12,6 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from tljax.errors import NonFiniteError
-from tljax.evaluation import sheets
 from tljax.terminal import Terminal
 
 # Images in a row of a picture.
@@ -164,6 +163,10 @@ class Writer:
 
         And into TensorBoard. A full disk costs a warning, not the run.
         """
+        if not pictures:
+            return
+        from tljax.evaluation import sheets  # Matplotlib takes half a second.
+
         for name, images in pictures.items():
             page = sheets.sheet(images, COLUMNS)
             try:
