@@ -13,6 +13,7 @@ from tljax.data.operations import (  # noqa: F401
     Grayscale,
     HorizontalFlip,
     Mixup,
+    Operation,
     RandAugment,
     RandomCrop,
     RandomErasing,
@@ -21,6 +22,7 @@ from tljax.data.operations import (  # noqa: F401
     TrivialAugmentWide,
     VerticalFlip,
 )
+from tljax.errors import ConfigError
 from tljax.parallel import COMPILE_MODES
 from tljax.plan import Row  # noqa: F401
 from tljax.pretrained.weights import FORMS
@@ -58,7 +60,7 @@ class Config:
     checkpoint_every: int = setting(200, "steps between checkpoints", low=0)
     patience: int = setting(
         0,
-        "validations of the plan's last phase without a better accuracy after which "
+        "validations of the plan's last phase without a better score after which "
         "the run ends; the result is then that of the best step; 0 = never",
         low=0,
     )
@@ -122,6 +124,15 @@ for name in INNER:
 def plain(name: str) -> str:
     """Returns a dotted field without the runs it is of: seed of pretrain.seed."""
     return re.sub(rf"^(({'|'.join(INNER)})\.)+", "", name)
+
+
+def check_classifies(config: Config, name: str = "config") -> None:
+    """Raises ConfigError where what is trained knows no classes."""
+    if config.task != "classification":
+        raise ConfigError(
+            f"{name}.task = {config.task!r} must be 'classification': there are no "
+            "classes to tell"
+        )
 
 
 def validate(config: Config, name: str = "config") -> Config:

@@ -60,6 +60,11 @@ def check_task(config, prefix: str) -> None:
         )
     if config.task == "classification":
         return
+    if config.pretrained or config.pretrain is not None:
+        raise ConfigError(
+            f"{prefix}.pretrained and {prefix}.pretrain are for {prefix}.task = "
+            f"'classification'; {config.task!r} begins at random weights"
+        )
     if config.plan.rows or config.plan.preset != "full":
         raise ConfigError(
             f"{prefix}.plan is for {prefix}.task = 'classification'; in "

@@ -86,7 +86,7 @@ def open_run(workdir: Path, options: flags.FlagValues) -> tuple[Run, Saved]:
 
     Raises RunError where it is not there, damaged, or of other classes or images.
     """
-    config = workdirs.load_config(workdir)
+    config = workdirs.load_classifier(workdir)
     config = dataclasses.replace(
         config,
         device=options.device or config.device,

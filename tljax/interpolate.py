@@ -68,7 +68,7 @@ def run(argv: list[str]) -> None:
     if checkpoint.latest(output / "checkpoints") is not None:
         raise ConfigError(f"--output: {output} holds a run already")
     # What is chosen has no baseline of its own.
-    config = dataclasses.replace(workdirs.load_config(workdir), baseline=False)
+    config = dataclasses.replace(workdirs.load_classifier(workdir), baseline=False)
     parts, saved = evaluate.open_run(workdir, options)
     if options.runs:
         found = ingredients.load_runs(parts, saved, workdir, options)

@@ -83,9 +83,7 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
 def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
     """Returns the name of a classifier, `see(variables, images)`, and its variables."""
     workdir = workdirs.as_path(path)
-    config = workdirs.load_config(workdir)
-    if config.task != "classification":
-        raise ConfigError(f"config.gan.judge: {workdir} is of the task {config.task!r}")
+    config = workdirs.load_classifier(workdir)
     found = network.restore(config, network.find(workdir), run.mesh)
     channels = network.channels_of(found.variables)
     if channels != run.source.channels:
@@ -94,8 +92,12 @@ def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
             f"of {run.source.channels}"
         )
 
+    size = found.transform.crop
+
     def see(variables, images):
-        seen = augment.normalize(images, found.transform.mean, found.transform.std)
+        shape = (len(images), size, size, channels)
+        seen = jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
+        seen = augment.normalize(seen, found.transform.mean, found.transform.std)
         logits, features = found.model.apply(variables, seen, return_features=True)
         return features["pooled"], jax.nn.log_softmax(logits)
 
@@ -122,6 +124,17 @@ def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
 
 # How each kind of judge is opened; FORMS says how it is written.
 OPENERS = {"run": open_classifier, "inception": open_inception}
+
+
+def show_classes(judge: Judge, run: Run, result: dict[str, Any], path: Path) -> None:
+    """Draws the classes that samples are taken for, where the judge knows classes."""
+    result = result.get("ema", result)
+    if "class_histogram" in result:
+        from tljax.evaluation import plots, sheets  # Matplotlib takes long to import.
+
+        counts = np.array(result["class_histogram"])
+        names = run.source.class_names
+        plots.save(path, sheets.class_bars, counts, judge.counts, names)
 
 
 def real_images(run: Run, split: Examples) -> Iterator[np.ndarray]:
@@ -152,7 +165,7 @@ def measure(judge: Judge, run: Run, variables: Any) -> dict[str, Any]:
     their own names, and the same distance between the two halves of the real images,
     "fd_real_halves", which a perfect generator would have.
     """
-    from tljax.evaluation import generative  # scikit-learn takes a second.
+    from tljax.evaluation import generative  # scikit-learn takes long to import.
 
     number = run.config.gan.num_samples
     features, logs = look_at(judge, samples(judge, run, variables), number, run.mesh)

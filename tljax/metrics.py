@@ -14,9 +14,6 @@ from tensorboardX import SummaryWriter
 from tljax.errors import NonFiniteError
 from tljax.terminal import Terminal
 
-# Images in a row of a picture.
-COLUMNS = 10
-
 
 def is_due(step: int, every: int) -> bool:
     """Returns whether what happens every `every` steps happens at `step`; 0 = never."""
@@ -159,7 +156,7 @@ class Writer:
         self.terminal.write(step, split, values)
 
     def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
-        """Writes pictures, uint8 [n, h, w, c] each, as sheets into WORKDIR/pictures.
+        """Writes grids, uint8 [rows, columns, h, w, c], as PNG into WORKDIR/pictures.
 
         And into TensorBoard. A full disk costs a warning, not the run.
         """
@@ -168,7 +165,8 @@ class Writer:
         from tljax.evaluation import sheets  # Matplotlib takes half a second.
 
         for name, images in pictures.items():
-            page = sheets.sheet(images, COLUMNS)
+            columns, *shape = images.shape[1:]
+            page = sheets.sheet(images.reshape(-1, *shape), columns)
             try:
                 self.pictures.mkdir(exist_ok=True)
                 Image.fromarray(page).save(self.pictures / f"{name}_{step}.png")

@@ -47,6 +47,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Returns copies of host or device arrays on every device of the mesh.
+
+    Each has a buffer of its own, for a step to take over.
+    """
+    return jax.device_put(tree, replicated(mesh), may_alias=False)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of a batch: its first axis divided among the devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
@@ -198,6 +206,15 @@ def several_steps(step: Callable[..., Any], size: int) -> Callable[..., Any]:
 
 
 def compile_step(
+    step: Callable[..., Any], state: Any, batch: Any, *stored: Any, **options: Any
+) -> tuple[jax.stages.Compiled, float]:
+    """Returns what `lower_step` does, compiled, and the seconds that all of it took."""
+    start = time.perf_counter()
+    compiled = lower_step(step, state, batch, *stored, **options).compile()
+    return compiled, time.perf_counter() - start
+
+
+def lower_step(
     step: Callable[..., Any],
     state: Any,
     batch: Any,
@@ -206,8 +223,8 @@ def compile_step(
     mode: str = "jit",
     steps_per_call: int = 1,
     donate_state: bool = False,
-) -> tuple[jax.stages.Compiled, float]:
-    """Returns `step(state, batch, *stored)` compiled ahead of time, and the seconds.
+) -> jax.stages.Lowered:
+    """Returns `step(state, batch, *stored)`, ready to be compiled ahead of time.
 
     The arguments give shapes and dtypes; `stored` are arrays that lie whole on every
     device, for all steps. The program refuses any other shape, so that a run compiles
@@ -217,9 +234,7 @@ def compile_step(
     With `steps_per_call` above 1 the batch has a leading axis of so many batches, and
     metrics come back with one: see `several_steps`.
     """
-    start = time.perf_counter()
     if steps_per_call > 1:
         step = several_steps(step, steps_per_call)
     function = COMPILE_MODES[mode](step, mesh, batch, len(stored), donate_state)
-    compiled = function.lower(state, batch, *stored).compile()
-    return compiled, time.perf_counter() - start
+    return function.lower(state, batch, *stored)

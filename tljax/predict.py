@@ -55,7 +55,7 @@ def run(argv: list[str]) -> None:
         return
     options = parse(argv)
     workdir, output = map(workdirs.as_path, (options.workdir, options.output))
-    config = workdirs.load_config(workdir)
+    config = workdirs.load_classifier(workdir)
     saved = network.find(workdir, options.step, options.entry)
     files = find_images(options.images)
     workdirs.check_writable(output)

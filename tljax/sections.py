@@ -280,7 +280,9 @@ class Autoencoder:
     weight_penalty: float = setting(
         0.0, "tied_autoencoder: weight of the sum of squared weights", low=0
     )
-    latent: int = setting(64, "conv_autoencoder: numbers in the code", low=1)
+    latent: int = setting(
+        64, "conv_autoencoder, resnet_autoencoder: numbers in the code", low=1
+    )
     noise: str = setting(
         "none", "what the images it sees are corrupted by in training", choices=NOISES
     )
@@ -298,7 +300,7 @@ class Autoencoder:
     )
     patch_size: int = setting(0, "pixels of a patch; 0 = an eighth of the image", low=0)
     kl_weight: float = setting(
-        0.0, "conv_autoencoder: above 0 it is variational, with this weight", low=0
+        0.0, "the same two: above 0 they are variational, with this weight", low=0
     )
 
 

@@ -122,7 +122,7 @@ def print_result(result: dict[str, Any], workdir: str) -> None:
     rows = [row for row in (result, result.get("baseline")) if row is not None]
     rows = [part for row in rows for part in with_average(row)]
     inside = f"run:{Path(workdir).absolute()}/"
-    names = [row["started_from"].removeprefix(inside) for row in rows]
+    names = [row["started_from"].replace(inside, "") for row in rows]
     width = max(len("started from"), *map(len, names))
     print_line("")
     columns = {

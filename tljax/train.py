@@ -15,7 +15,7 @@ from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data.examples import Examples
-from tljax.judge import Judge
+from tljax.judge import Judge, show_classes
 from tljax.metrics import Recorder, Speed, Writer, is_due
 from tljax.programs import compile_steps
 from tljax.recalibrate import recalibrate
@@ -166,6 +166,8 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         result = evaluate(run, programs, judge, state, splits[split])
         if split == "test":
             writer.write(step, split, flat(result))
+        if judge is not None:
+            show_classes(judge, run, result, workdir / "pictures" / "classes.png")
         stop.check(step)
 
     return describe_result(run, start) | {

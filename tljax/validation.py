@@ -79,8 +79,9 @@ def draw(
 ) -> dict[str, np.ndarray]:
     """Returns pictures of what a state makes of a split's first images.
 
-    By name, uint8 [n, h, w, c] each; none for a task whose outputs are no images. Drawn
-    with the moving average where one is kept, and with the same numbers every time.
+    Grids by name, uint8 [rows, columns, h, w, c]; none for a task whose outputs are no
+    images. Drawn with the moving average where one is kept, and with the same random
+    numbers every time.
     """
     if programs.draw is None:
         return {}

@@ -88,8 +88,8 @@ def as_dict(settings: Any) -> dict[str, Any]:
     return values
 
 
-def load_config(workdir: Path) -> config_lib.Config:
-    """Returns the checked config of the run in a workdir.
+def load_classifier(workdir: Path) -> config_lib.Config:
+    """Returns the checked config of the classifier trained in a workdir.
 
     Raises ConfigError where none stands there, or one that this tljax cannot have.
     """
@@ -101,7 +101,10 @@ def load_config(workdir: Path) -> config_lib.Config:
         raise ConfigError(f"workdir {workdir} holds no run: there is no config.json")
     if not isinstance(saved, dict):
         raise ConfigError(f"{path} is not a config")
-    return config_lib.validate(from_json(config_lib.Config, saved, f"{path}: config"))
+    name = f"{path}: config"
+    config = config_lib.validate(from_json(config_lib.Config, saved, name))
+    config_lib.check_classifies(config, name)
+    return config
 
 
 def from_json(kind: Any, value: Any, name: str) -> Any:

@@ -102,7 +102,7 @@ def load_runs(
             raise ConfigError(f"--runs: {places[number]} is named twice")
     several = [saved]
     for place in places[1:]:
-        workdirs.load_config(place)
+        workdirs.load_classifier(place)
         other = network.find(place, options.step, options.entry)
         check_fits(run, saved, other, workdir, place)
         several.append(other)

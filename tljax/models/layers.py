@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-# torchvision: kaiming_normal_(mode="fan_out", nonlinearity="relu"), He et al. 2015.
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
+from tljax.models.initializers import kaiming_normal
 
 def convolution(
     features: int,

@@ -43,15 +43,17 @@ def transplant(weights: Weights, variables: Any, keep_head: bool) -> tuple[Any, 
     """
     have = traverse_util.flatten_dict(weights.variables, sep="/")
     want = traverse_util.flatten_dict(variables, sep="/")
-    left = [name for name in want if name.startswith(HEAD) and not keep_head]
+    new = [name for name in want if name.startswith(HEAD) and not keep_head]
     taken = {
         name: np.asarray(have[name], leaf.dtype)
         for name, leaf in want.items()
-        if name not in left
+        if name not in new
     }
     values = sum(leaf.size for leaf in taken.values())
     line = f"{len(taken)} arrays ({values:,} values) taken from {weights.origin}"
-    if left:
-        names = ", ".join(name.removeprefix("params/") for name in left)
+    if weights.left:
+        line += f"; its {weights.left} other arrays are left"
+    if new:
+        names = ", ".join(name.removeprefix("params/") for name in new)
         line += f"; new: {names}"
     return traverse_util.unflatten_dict({**want, **taken}, sep="/"), line

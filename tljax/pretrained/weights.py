@@ -22,6 +22,7 @@ class Weights(NamedTuple):
       model: the settings of the model they belong to, e.g. {"name": "resnet18", ...}.
       transform: how images are made for them.
       origin: one line for logs and results.
+      left: arrays beside them in what they are taken from, of no use for the model.
     """
 
     variables: dict[str, Any]
@@ -29,6 +30,7 @@ class Weights(NamedTuple):
     model: dict[str, Any]
     transform: Transform
     origin: str
+    left: int = 0
 
 
 def load(start: str, model: str = "", entry: str = "") -> Weights:
@@ -102,7 +104,7 @@ def find_backbone(config: dict[str, Any], origin: str) -> Backbone:
 
 
 def take_backbone(weights: Weights, backbone: Backbone) -> Weights:
-    """Returns the weights of the backbone alone; its origin says what was left."""
+    """Returns the weights of the backbone alone."""
     if not backbone.path:
         return weights
     parts = {}
@@ -112,11 +114,8 @@ def take_backbone(weights: Weights, backbone: Backbone) -> Weights:
         parts[collection] = tree
     count = len(jax.tree.leaves(parts))
     left = len(jax.tree.leaves(weights.variables)) - count
-    origin = (
-        f"the {'/'.join(backbone.path)} of {weights.origin} ({count} arrays; {left} of "
-        "the rest left)"
-    )
-    return weights._replace(variables=parts, origin=origin)
+    origin = f"{'/'.join(backbone.path)} of {weights.origin}"
+    return weights._replace(variables=parts, origin=origin, left=left)
 
 
 def load_file(place: str, model: str, entry: str) -> Weights:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from absl import flags
 
 from tljax import command_line, workdirs
-from tljax.config import Config
+from tljax.config import Config, check_classifies
 from tljax.errors import ConfigError
 from tljax.probing import features, logistic, neighbours
 
@@ -100,11 +100,7 @@ def parse_shots(text: str) -> tuple[int, ...]:
 
 def check(config: Config, options: Options) -> None:
     """Raises ConfigError for what cannot be probed."""
-    if config.task != "classification":
-        raise ConfigError(
-            f"config.task = {config.task!r}: only a backbone of classification can be "
-            "probed"
-        )
+    check_classifies(config)
     if options.copies > 1 and not features.unmixed(config.data.augment):
         raise ConfigError(
             f"--copies = {options.copies}, but config.data.augment has no operation to "

@@ -27,11 +27,10 @@ from tljax.tasks.reconstruction import (
     to_pixels,
     whole,
 )
+from tljax.tasks.samples import COLUMNS, in_rows
 
 # The metric that tells the best step, and its sign.
 SCORE = ("psnr", +1)
-# Images in a row of what `draw` returns.
-COLUMNS = 8
 
 
 def create_model(
@@ -257,7 +256,7 @@ def draw(
     transform: Transform,
     config,
 ) -> dict[str, jax.Array]:
-    """Returns pictures, uint8 [rows * COLUMNS, h, w, c], by name.
+    """Returns pictures by name, grids uint8 [rows, COLUMNS, h, w, c].
 
     "reconstructions" has three rows: images, what is seen of them (noise and hidden
     patches as in training), and what is made of that. A variational autoencoder has
@@ -279,7 +278,10 @@ def draw(
         codes = jax.random.normal(sample_key, (COLUMNS**2, found.mean.shape[-1]))
         pictures["samples"] = decode(codes)
         pictures["interpolation"] = decode(interpolate(found.mean))
-    return {name: as_levels(values, transform) for name, values in pictures.items()}
+    return {
+        name: in_rows(as_levels(values, transform), COLUMNS)
+        for name, values in pictures.items()
+    }
 
 
 def interpolate(codes: jax.Array) -> jax.Array:

@@ -40,7 +40,7 @@ def draw(
     transform: Transform,
     config,
 ) -> dict[str, jax.Array]:
-    """Returns pictures by name, uint8 [rows * COLUMNS, h, w, c], row by row.
+    """Returns pictures by name, grids uint8 [rows, COLUMNS, h, w, c].
 
     "samples" has a class in each column where the GAN is conditional: the first ten, or
     all of them in turn. In each row of "interpolation" the latent goes from one sample
@@ -53,7 +53,13 @@ def draw(
     z = interpolate(*ends, COLUMNS).reshape(LINES * COLUMNS, model.latent)
     rows = jnp.repeat(jnp.arange(LINES) % model.num_classes, COLUMNS)
     lines = sample_at(variables, z, rows, model)
-    return {"samples": as_bytes(samples), "interpolation": as_bytes(lines)}
+    pictures = {"samples": as_bytes(samples), "interpolation": as_bytes(lines)}
+    return jax.tree.map(lambda images: in_rows(images, COLUMNS), pictures)
+
+
+def in_rows(images: jax.Array, columns: int) -> jax.Array:
+    """Returns images [rows * columns, h, w, c] as [rows, columns, h, w, c]."""
+    return images.reshape(-1, columns, *images.shape[1:])
 
 
 def interpolate(start: jax.Array, end: jax.Array, number: int) -> jax.Array:

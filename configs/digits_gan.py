@@ -1,0 +1,48 @@
+"""Digits by a DCGAN that is told which one to make, measured by a classifier.
+
+python -m tljax.main --config=configs/digits_gan.py --workdir=DIR
+"""
+
+from tljax.config import Config, Data, Gan, Loss, Model, Optim
+
+
+def get_config() -> Config:
+    """Returns the config of the GAN, with that of the classifier in it."""
+    judge = Config(
+        num_steps=400,
+        num_devices=1,
+        model=Model(name="resnet18", width=16, stem="small"),
+        data=Data(source="digits", image_size=16, batch_size=64),
+        optim=Optim(
+            name="momentum",
+            learning_rate=0.1,
+            schedule="cosine",
+            warmup_steps=50,
+            weight_decay=5e-4,
+        ),
+        loss=Loss(label_smoothing=0.1),
+    )
+    return Config(
+        task="gan",
+        num_steps=12000,
+        log_every=1000,
+        eval_every=3000,
+        checkpoint_every=3000,
+        num_devices=1,
+        judge=judge,
+        model=Model(name="dcgan", width=32),
+        data=Data(source="digits", batch_size=64),
+        optim=Optim(
+            name="adam",
+            learning_rate=0.0004,
+            b1=0.5,
+            schedule="linear",
+            ema_decay=0.999,
+        ),
+        gan=Gan(
+            loss="hinge",
+            spectral_norm=True,
+            conditional=True,
+            augment=("translation",),
+        ),
+    )
