@@ -17,8 +17,11 @@ def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop_at_once)
     signal.signal(signal.SIGINT, stop_at_once)
     keep_failures_short()
+    from tljax import compiled
+
     try:
-        run(argv)
+        with compiled.cache():
+            run(argv)
     except RunError as error:
         # A path may hold line breaks and terminal codes.
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))

@@ -12,38 +12,55 @@ def evaluate(
 ) -> Any:
     """Returns what `function()` returns, on the default device.
 
-    Only the operations that what is `wanted` follows from are executed, one by one, as
-    they are outside of `jit`: of a `model.init` that draws kernels, which are few small
-    programs, and not the network, whose shapes alone are looked at. `wanted` takes a
-    path, as params/fc/bias; in place of other leaves stand their shapes.
+    Only the operations that what is `wanted` follows from are executed: of a
+    `model.init` those that draw kernels, and not the network, whose shapes alone are
+    looked at. What is compiled already, as the draws of `jax.random` are, is executed
+    by itself, so that kernels share its programs; the rest is one small program.
+    `wanted` takes a path, as params/fc/bias; in place of other leaves stand their
+    shapes.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)()
     leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
-    paths = [
-        jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves
+    chosen = [
+        wanted(jax.tree_util.keystr(path, simple=True, separator="/"))
+        for path, _ in leaves
     ]
-    outputs = [
+    variables = zip(closed.jaxpr.outvars, chosen, strict=True)
+    outputs = [variable for variable, keep in variables if keep]
+    draws = [
         variable
-        for variable, path in zip(closed.jaxpr.outvars, paths, strict=True)
-        if wanted(path)
+        for equation in leading_to(closed.jaxpr.eqns, outputs)
+        if equation.primitive.name in ("jit", "pjit")
+        for variable in equation.outvars
+        if not isinstance(variable, core.DropVar)
     ]
-    values = iter(core.jaxpr_as_fun(needed(closed, outputs))())
+    drawn = core.jaxpr_as_fun(program(closed, [], draws))()
+    rest = jax.jit(core.jaxpr_as_fun(program(closed, draws, outputs)))
+    values = iter(rest(*drawn))
     return tree.unflatten(
-        next(values) if wanted(path) else shape
-        for path, (_, shape) in zip(paths, leaves, strict=True)
+        next(values) if keep else shape
+        for keep, (_, shape) in zip(chosen, leaves, strict=True)
     )
 
 
-def needed(closed: core.ClosedJaxpr, outputs: list[Any]) -> core.ClosedJaxpr:
-    """Returns the part of a program that some of its outputs follow from."""
-    open_ends = {each for each in outputs if isinstance(each, core.Var)}
+def leading_to(equations: list[Any], outputs: list[Any]) -> list[Any]:
+    """Returns those of the operations that some variables follow from, in order."""
+    ends = {each for each in outputs if isinstance(each, core.Var)}
     kept = []
-    for equation in reversed(closed.jaxpr.eqns):
-        if open_ends.intersection(equation.outvars):
+    for equation in reversed(equations):
+        if ends.intersection(equation.outvars):
             kept.append(equation)
-            inputs = equation.invars
-            open_ends |= {each for each in inputs if isinstance(each, core.Var)}
+            ends |= {each for each in equation.invars if isinstance(each, core.Var)}
+    return kept[::-1]
+
+
+def program(
+    closed: core.ClosedJaxpr, inputs: list[Any], outputs: list[Any]
+) -> core.ClosedJaxpr:
+    """Returns the part of a program that leads from some of its variables to others."""
+    known = set(inputs)
+    equations = [each for each in closed.jaxpr.eqns if not known & set(each.outvars)]
     jaxpr = closed.jaxpr.replace(
-        eqns=kept[::-1], outvars=outputs, debug_info=closed.jaxpr.debug_info
+        invars=inputs, outvars=outputs, eqns=leading_to(equations, outputs)
     )
     return core.ClosedJaxpr(jaxpr, closed.consts)

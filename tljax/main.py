@@ -9,7 +9,10 @@ def run(argv: list[str]) -> None:
     """Runs what the command line asks for; raises RunError."""
     # These imports take seconds, in which a signal may come already.
     from tljax import command_line, dry_run, terminal, train
+    from tljax.stopwatch import Stopwatch, process_age
 
+    stopwatch = Stopwatch(process_age())
+    stopwatch.lap("import")
     if {"--help", "-help", "-h"} & set(argv[1:]):
         command_line.print_help()
         return
@@ -17,7 +20,7 @@ def run(argv: list[str]) -> None:
     if options.dry_run:
         dry_run.dry_run(options.config)
     else:
-        result = train.train_and_evaluate(options.config, options.workdir)
+        result = train.train_and_evaluate(options.config, options.workdir, stopwatch)
         terminal.print_result(result, options.workdir)
 
 

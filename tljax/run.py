@@ -69,6 +69,11 @@ class Run(NamedTuple):
         """(height, width, channels) of what the network sees."""
         return self.transform.crop, self.transform.crop, self.source.channels
 
+    @property
+    def first_step(self) -> int:
+        """The steps already done."""
+        return 0 if self.saved is None else int(self.saved.folder.name)
+
     def create_state(self) -> TrainState:
         """Returns the random state before the first step."""
         return self.task.create_state(

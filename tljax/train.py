@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from tljax import batch_norm, checkpoint, parallel, plan_table, workdirs
 from tljax import judge as judging
 from tljax.batch_norm import Drift
@@ -17,31 +19,42 @@ from tljax.config import Config, Plan, validate
 from tljax.data.examples import Examples
 from tljax.judge import Judge, show_classes
 from tljax.metrics import Recorder, Speed, Writer, is_due
-from tljax.programs import compile_steps
+from tljax.programs import Programs, compile_steps
 from tljax.recalibrate import recalibrate
 from tljax.run import Run, call_lengths, load_given, prepare
 from tljax.signals import stop_request
 from tljax.start import Start, begin_or_resume, enter_phase
 from tljax.state import TrainState
+from tljax.stopwatch import Stopwatch
 from tljax.terminal import Terminal
 from tljax.validation import draw, evaluate, flat
 from tljax.versions import versions
 
 
-def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Config, workdir: str | Path, stopwatch: Stopwatch | None = None
+) -> dict[str, Any]:
     """Trains what `config` describes, evaluates it, and returns the result.
 
     All of it lies in `workdir`, and what lies there is not done again: a run goes on
     from its last checkpoint, and a finished one returns its result. Raises RunError
-    for what the user can act on; its `exit_code` tells the kind.
+    for what the user can act on; its `exit_code` tells the kind. `stopwatch` measures
+    the time to the first step, from the call of this if it is not given.
     """
+    stopwatch = stopwatch or Stopwatch()
     config = validate(config)
     workdir = Path(workdir).absolute()
     with workdirs.hold(workdir, config):
         result = workdirs.read_json(workdir / "result.json")
         if result is None:
-            run = with_pretraining(prepare(config, workdir), workdir)
-            result = train(run, workdir)
+            run = prepare(config, workdir)
+            stopwatch.lap("data")
+            run = with_pretraining(run, workdir)
+            if config.pretrain is not None:
+                stopwatch.lap("pretraining")
+            # A thread compiles the steps while weights and images are made ready.
+            with closing(compile_steps(run, run.first_step)) as programs:
+                result = train(run, programs, workdir, stopwatch)
             workdirs.write_json(workdir / "result.json", result)
         if config.baseline and "baseline" not in result:
             scratch = dataclasses.replace(
@@ -69,7 +82,9 @@ def with_pretraining(run: Run, workdir: Path) -> Run:
     return run._replace(given=given)
 
 
-def train(run: Run, workdir: Path) -> dict[str, Any]:
+def train(
+    run: Run, programs: Programs, workdir: Path, stopwatch: Stopwatch
+) -> dict[str, Any]:
     """Trains from where the run stands, and returns the result on the test split.
 
     The speed in the result is None where this call took no step. Raises Stopped after
@@ -87,11 +102,16 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     terminal.say(start.news)
     for line in plan_table.lines(run):
         terminal.say(line)
+    stopwatch.lap("weights")
     splits = open_splits(run, terminal)
     skipped = splits["train"].skipped
+    stopwatch.lap("data")
     judge = make_judge(run, splits["train"], workdir)
-    programs = compile_steps(run, start.step)
-    terminal.say(f"steps compiled in {programs.seconds:.1f} s")
+    if judge is not None:
+        stopwatch.lap("judge")
+    first_program = programs.train_steps[run.plan.phase_of(start.step).start]
+    first_program.wait()
+    stopwatch.lap("waiting")
     speed = Speed(run.batch_size)
     with (
         closing(Writer(workdir, terminal, start.step)) as writer,
@@ -125,6 +145,10 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
                 terminal.say(f"from step {step + 1} on, what trains: {now}")
             train_steps = programs.train_steps[phase.start]
             state, metrics = train_steps(state, next(batches), stored)
+            if step == start.step:
+                jax.block_until_ready(metrics)
+                stopwatch.lap("first step")
+                terminal.say(stopwatch.line(first_program.took))
             step += count
             recorder.push(step, metrics, count)
             checkpoints.poll()
