@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tljax.errors import ConfigError
+from tljax.models import devices
 
 
 def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
@@ -26,20 +27,20 @@ def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
     all. Raises ConfigError where there is no such device.
     """
     try:
-        devices = jax.local_devices(backend=platform or None)
+        found = jax.local_devices(backend=platform or None)
     except RuntimeError as error:
         # Which there are cannot be asked here: asking may fail for the same reason.
         reason = str(error).split("\n")[0]
         raise ConfigError(
             f"config.device = {platform!r}: there is no such device: {reason}"
         ) from None
-    if num_devices > len(devices):
+    if num_devices > len(found):
         raise ConfigError(
-            f"config.num_devices = {num_devices}, but there are {len(devices)} "
-            f"{devices[0].platform} devices"
+            f"config.num_devices = {num_devices}, but there are {len(found)} "
+            f"{found[0].platform} devices"
         )
-    devices = np.array(devices[: num_devices or None])
-    return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
+    found = np.array(found[: num_devices or None])
+    return Mesh(found, ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -172,7 +173,36 @@ def batch_shardings_of(batch: Any, mesh: Mesh) -> Any:
     return batch_sharding(mesh)
 
 
-COMPILE_MODES = {"jit": jit_step}
+def pmap_step(
+    step: Callable[..., Any], mesh: Mesh, batch: Any, num_stored: int, donate: bool
+) -> Callable[..., Any]:
+    """Returns `step(state, batch, *stored)` as `pmap` runs it: a part on each device.
+
+    The step sees its device's part of the batch, and averages over the devices itself
+    (`models.devices`). This is what `jax.pmap` has been since jax 0.8, without the axis
+    of devices that it wants in front of every batch.
+    """
+
+    def part(*args: Any) -> Any:
+        with devices.divided("data"):
+            return step(*args)
+
+    specs = jax.tree.map(
+        lambda sharding: sharding.spec, batch_shardings_of(batch, mesh)
+    )
+    whole = PartitionSpec()
+    parts = jax.shard_map(
+        part,
+        mesh=mesh,
+        in_specs=(whole, specs, *[whole] * num_stored),
+        out_specs=whole,
+        # With it, gradients would be summed over the devices before they are averaged.
+        check_vma=False,
+    )
+    return jit_step(parts, mesh, batch, num_stored, donate)
+
+
+COMPILE_MODES = {"jit": jit_step, "pmap": pmap_step}
 
 
 def several_steps(step: Callable[..., Any], size: int) -> Callable[..., Any]:
