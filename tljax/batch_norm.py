@@ -158,7 +158,7 @@ def measure(
     All else is what it was, bit for bit. `program` is of `compile_add`; variables and
     batches are on the devices.
     """
-    sums = jax.device_put(no_sums(variables, names), parallel.replicated(mesh))
+    sums = parallel.replicate(no_sums(variables, names), mesh)
     for batch in batches:
         sums = program((sums, variables), batch, stored)
         # Few steps are under way at a time, as in training.

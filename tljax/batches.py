@@ -48,4 +48,4 @@ def stored_images(run: Run, split: Examples) -> dict[str, jax.Array]:
     """Returns the training images on the devices, where they are kept there."""
     if run.storage.cache != "device":
         return {}
-    return jax.device_put(loader.on_device(split), parallel.replicated(run.mesh))
+    return parallel.replicate(loader.on_device(split), run.mesh)

@@ -181,6 +181,32 @@ class Writer:
         self.events.close()
 
 
+class NoWriter:
+    """What writes nothing, for processes beside the one that does."""
+
+    def __init__(self, terminal: Terminal):
+        self.terminal = terminal
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Writes nothing."""
+
+    def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Ends the progress bar, which is not shown."""
+        self.terminal.close()
+
+
+def open_writer(
+    workdir: Path, terminal: Terminal, first_step: int
+) -> Writer | NoWriter:
+    """Returns what writes metrics: of several processes the first does."""
+    if jax.process_index() > 0:
+        return NoWriter(terminal)
+    return Writer(workdir, terminal, first_step)
+
+
 def keep_until(path: Path, step: int) -> None:
     """Drops from a file of metrics what a run resumed at `step` will write again.
 

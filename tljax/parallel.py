@@ -21,13 +21,13 @@ from tljax.models import devices
 
 
 def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
-    """Returns a mesh with the axis "data" over local devices.
+    """Returns a mesh with the axis "data" over the devices of all processes.
 
     `platform` is "cpu", "gpu" or "tpu", "" for the best there is; `num_devices` 0 takes
     all. Raises ConfigError where there is no such device.
     """
     try:
-        found = jax.local_devices(backend=platform or None)
+        found = jax.devices(platform or None)
     except RuntimeError as error:
         # Which there are cannot be asked here: asking may fail for the same reason.
         reason = str(error).split("\n")[0]
@@ -38,6 +38,11 @@ def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
         raise ConfigError(
             f"config.num_devices = {num_devices}, but there are {len(found)} "
             f"{found[0].platform} devices"
+        )
+    if jax.process_count() > 1 and num_devices not in (0, len(found)):
+        raise ConfigError(
+            f"config.num_devices = {num_devices} must be 0 with several processes: "
+            f"they use all of their {len(found)} devices"
         )
     found = np.array(found[: num_devices or None])
     return Mesh(found, ("data",), axis_types=(AxisType.Auto,))
@@ -51,9 +56,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Returns copies of host or device arrays on every device of the mesh.
 
-    Each has a buffer of its own, for a step to take over.
+    Each has a buffer of its own, for a step to take over. All processes give the same.
     """
+    if jax.process_count() > 1:
+        return jax.tree.map(lambda leaf: replicate_leaf(leaf, mesh), tree)
     return jax.device_put(tree, replicated(mesh), may_alias=False)
+
+
+def replicate_leaf(leaf: Any, mesh: Mesh) -> jax.Array:
+    """Returns copies of an array, or of a key, on the devices of all processes."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        numbers = replicate_leaf(jax.random.key_data(leaf), mesh)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    return jax.make_array_from_process_local_data(
+        replicated(mesh), np.asarray(leaf), leaf.shape
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -104,14 +121,28 @@ def stack_batches(
         batches.close()
 
 
+def own_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns what this process gives of a batch that all have whole."""
+    place, number = jax.process_index(), jax.process_count()
+    return {
+        name: values[
+            place * len(values) // number : (place + 1) * len(values) // number
+        ]
+        for name, values in batch.items()
+    }
+
+
 def shard_batches(
-    batches: Iterator[dict[str, np.ndarray]], mesh: Mesh
+    batches: Iterator[dict[str, np.ndarray]], mesh: Mesh, whole: bool = False
 ) -> Iterator[dict[str, jax.Array]]:
-    """Yields the batches as arrays sharded over the mesh, each sent one ahead."""
+    """Yields the batches as arrays sharded over the mesh, each sent one ahead.
+
+    Each process has its part of them, or all of them where they are `whole`.
+    """
     ahead = None
     try:
         for batch in batches:
-            sent = shard_batch(batch, mesh)
+            sent = shard_batch(own_part(batch) if whole else batch, mesh)
             if ahead is not None:
                 yield ahead
             ahead = sent
@@ -123,10 +154,10 @@ def shard_batches(
 
 def memory_of(mesh: Mesh) -> int:
     """Returns the bytes of memory of a device; for CPUs, its share of the host's."""
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     if device.platform == "cpu":
         host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return host // mesh.size
+        return host // len(mesh.local_devices)
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit", 0)
 

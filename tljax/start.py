@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tljax import checkpoint, initial, parallel, workdirs
+from tljax import checkpoint, initial, parallel, processes, workdirs
 from tljax.data import sources, transforms
 from tljax.errors import CheckpointError, DataError
 from tljax.plan import Phase
@@ -49,7 +49,8 @@ def begin_or_resume(run: Run, workdir: Path) -> Start:
     if run.saved is not None:
         check_images(run, run.saved, workdir)
         return resume(run, run.saved, meta)
-    workdirs.write_entries(workdir, run.source.entries)
+    if processes.is_first():
+        workdirs.write_entries(workdir, run.source.entries)
     state, news = begin(run)
     meta["started_from"] = "scratch" if run.given is None else run.given.origin
     return Start(state, 0, meta, news)

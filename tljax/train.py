@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import resource
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from tljax import batch_norm, checkpoint, parallel, plan_table, workdirs
+from tljax import batch_norm, checkpoint, parallel, plan_table, processes, workdirs
 from tljax import judge as judging
 from tljax.batch_norm import Drift
 from tljax.batches import open_splits, stored_images, train_batches
@@ -18,7 +19,7 @@ from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data.examples import Examples
 from tljax.judge import Judge, show_classes
-from tljax.metrics import Recorder, Speed, Writer, is_due
+from tljax.metrics import Recorder, Speed, is_due, open_writer
 from tljax.programs import Programs, compile_steps
 from tljax.recalibrate import recalibrate
 from tljax.run import Run, call_lengths, load_given, prepare
@@ -44,7 +45,7 @@ def train_and_evaluate(
     stopwatch = stopwatch or Stopwatch()
     config = validate(config)
     workdir = Path(workdir).absolute()
-    with workdirs.hold(workdir, config):
+    with hold(workdir, config):
         result = workdirs.read_json(workdir / "result.json")
         if result is None:
             run = prepare(config, workdir)
@@ -55,7 +56,7 @@ def train_and_evaluate(
             # A thread compiles the steps while weights and images are made ready.
             with closing(compile_steps(run, run.first_step)) as programs:
                 result = train(run, programs, workdir, stopwatch)
-            workdirs.write_json(workdir / "result.json", result)
+            write_result(workdir, result)
         if config.baseline and "baseline" not in result:
             scratch = dataclasses.replace(
                 config,
@@ -66,8 +67,23 @@ def train_and_evaluate(
                 optim=dataclasses.replace(config.optim, decay_towards="zero"),
             )
             result["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
-            workdirs.write_json(workdir / "result.json", result)
+            write_result(workdir, result)
         return result
+
+
+@contextmanager
+def hold(workdir: Path, config: Config) -> Iterator[None]:
+    """Keeps a workdir for this run; of several processes the first does it for all."""
+    first = processes.is_first()
+    with workdirs.hold(workdir, config) if first else nullcontext():
+        processes.wait_for_all(f"{workdir} is held")
+        yield
+
+
+def write_result(workdir: Path, result: dict[str, Any]) -> None:
+    """Writes WORKDIR/result.json; of several processes the first does."""
+    if processes.is_first():
+        workdirs.write_json(workdir / "result.json", result)
 
 
 def with_pretraining(run: Run, workdir: Path) -> Run:
@@ -93,7 +109,8 @@ def train(
     or saved.
     """
     config = run.config
-    terminal = Terminal(workdir.name, config.num_steps, run.batch_size)
+    shown = processes.is_first()
+    terminal = Terminal(workdir.name, config.num_steps, run.batch_size, shown)
     terminal.say(run.describe())
     for note in run.source.notes:
         terminal.say(note)
@@ -114,7 +131,7 @@ def train(
     stopwatch.lap("waiting")
     speed = Speed(run.batch_size)
     with (
-        closing(Writer(workdir, terminal, start.step)) as writer,
+        closing(open_writer(workdir, terminal, start.step)) as writer,
         Checkpoints(workdir / "checkpoints", config) as checkpoints,
         closing(
             train_batches(run, splits["train"], start.step, config.steps_per_call)
@@ -151,6 +168,7 @@ def train(
                 terminal.say(stopwatch.line(first_program.took))
             step += count
             recorder.push(step, metrics, count)
+            processes.agree(stop, step, count)
             checkpoints.poll()
 
             last = step == config.num_steps
@@ -190,7 +208,7 @@ def train(
         result = evaluate(run, programs, judge, state, splits[split])
         if split == "test":
             writer.write(step, split, flat(result))
-        if judge is not None:
+        if judge is not None and processes.is_first():
             show_classes(judge, run, result, workdir / "pictures" / "classes.png")
         stop.check(step)
 
@@ -224,7 +242,8 @@ def show_drift(moved: list[Drift], workdir: Path, terminal: Terminal) -> None:
     terminal.say("BatchNorm recalibrated on training images")
     for line in batch_norm.lines(moved):
         terminal.say(line)
-    workdirs.write_csv(workdir / "batch_norm.csv", batch_norm.drift_rows(moved))
+    if processes.is_first():
+        workdirs.write_csv(workdir / "batch_norm.csv", batch_norm.drift_rows(moved))
 
 
 def is_exhausted(validations: list[list[float]], run: Run) -> bool:
