@@ -124,12 +124,7 @@ def stack_batches(
 def own_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns what this process gives of a batch that all have whole."""
     place, number = jax.process_index(), jax.process_count()
-    return {
-        name: values[
-            place * len(values) // number : (place + 1) * len(values) // number
-        ]
-        for name, values in batch.items()
-    }
+    return {name: np.split(values, number)[place] for name, values in batch.items()}
 
 
 def shard_batches(
@@ -160,6 +155,13 @@ def memory_of(mesh: Mesh) -> int:
         return host // len(mesh.local_devices)
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit", 0)
+
+
+def memory_needed(program: jax.stages.Compiled) -> int:
+    """Returns the bytes on each device that the compiler says a program takes."""
+    found = program.memory_analysis()
+    sizes = found.argument_size_in_bytes + found.output_size_in_bytes
+    return sizes + found.temp_size_in_bytes - found.alias_size_in_bytes
 
 
 def describe(mesh: Mesh) -> dict[str, Any]:

@@ -159,6 +159,26 @@ def lower_train_step(
         ) from error
 
 
+def check_memory(run: Run, program: jax.stages.Compiled) -> None:
+    """Raises ConfigError where a step needs more memory than a device has.
+
+    It names a batch that would fit, as far as what a step needs beside its arguments
+    grows with the batch.
+    """
+    has, needs = parallel.memory_of(run.mesh), parallel.memory_needed(program)
+    if not has or needs <= has:
+        return
+    beside = program.memory_analysis().temp_size_in_bytes
+    share = (has - (needs - beside)) / beside
+    fits = int(share * run.batch_size) // run.mesh.size * run.mesh.size
+    advice = f"a batch of {fits} would fit" if fits > 0 else "no batch would fit"
+    raise ConfigError(
+        f"config.data.batch_size = {run.batch_size} of images of "
+        f"{run.image_shape[0]} px needs about {needs / 1e9:.2f} GB on each device, "
+        f"which has {has / 1e9:.2f} GB; {advice}"
+    )
+
+
 def abstract_batches(run: Run, number: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns shapes and dtypes of so many training batches as a step takes them."""
     batch = run.abstract_batch("train")

@@ -18,9 +18,10 @@ from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data.examples import Examples
+from tljax.errors import RunError
 from tljax.judge import Judge, show_classes
 from tljax.metrics import Recorder, Speed, is_due, open_writer
-from tljax.programs import Programs, compile_steps
+from tljax.programs import Programs, check_memory, compile_steps
 from tljax.recalibrate import recalibrate
 from tljax.run import Run, call_lengths, load_given, prepare
 from tljax.signals import stop_request
@@ -54,7 +55,7 @@ def train_and_evaluate(
             if config.pretrain is not None:
                 stopwatch.lap("pretraining")
             # A thread compiles the steps while weights and images are made ready.
-            with closing(compile_steps(run, run.first_step)) as programs:
+            with closing(compile_steps(run, run.first_step)) as programs, enough(run):
                 result = train(run, programs, workdir, stopwatch)
             write_result(workdir, result)
         if config.baseline and "baseline" not in result:
@@ -78,6 +79,22 @@ def hold(workdir: Path, config: Config) -> Iterator[None]:
     with workdirs.hold(workdir, config) if first else nullcontext():
         processes.wait_for_all(f"{workdir} is held")
         yield
+
+
+@contextmanager
+def enough(run: Run) -> Iterator[None]:
+    """Raises RunError in place of JAX's error where a device has no memory left."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).split("\n")[0]
+        raise RunError(
+            f"no memory is left on the device, with config.data.batch_size = "
+            f"{run.batch_size} of images of {run.image_shape[0]} px; take a smaller "
+            f"batch: {reason}"
+        ) from None
 
 
 def write_result(workdir: Path, result: dict[str, Any]) -> None:
@@ -127,7 +144,7 @@ def train(
     if judge is not None:
         stopwatch.lap("judge")
     first_program = programs.train_steps[run.plan.phase_of(start.step).start]
-    first_program.wait()
+    check_memory(run, first_program.wait())
     stopwatch.lap("waiting")
     speed = Speed(run.batch_size)
     with (

@@ -39,6 +39,7 @@ def create_model(config, num_classes: int, image_shape=None) -> nn.Module:
         stem=config.model.stem,
         dropout=config.model.dropout,
         stochastic_depth=config.model.stochastic_depth,
+        remat=config.model.remat,
         dtype=PRECISIONS[config.precision],
     )
 
