@@ -115,7 +115,7 @@ def test_no_memory_left_in_a_step_is_one_line(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(programs.Program, "__call__", step)
     with pytest.raises(
-        RunError, match="= 32 of images of 8 px; take .*: RESOURCE"
+        RunError, match=r"= 32 of images of 8 px; take .*: RESOURCE"
     ) as e:
         train.train_and_evaluate(tiny, tmp_path)
     assert e.value.exit_code == 1 and "\n" not in str(e.value)
