@@ -40,7 +40,8 @@ class Checkpoints:
     def __init__(self, directory: Path, config):
         self.directory = directory.absolute()
         self.directory.mkdir(exist_ok=True)
-        self.remove_unfinished()
+        if jax.process_index() == 0:
+            self.remove_unfinished()
         self.saving: int | None = None
         latest_steps = preservation_policy.LatestN(config.keep_checkpoints)
         best_step = preservation_policy.BestN(
@@ -104,7 +105,12 @@ class Checkpoints:
             raise self.failed(error) from error
 
     def poll(self) -> None:
-        """Raises CheckpointError if the save under way has failed; does not wait."""
+        """Raises CheckpointError if the save under way has failed; does not wait.
+
+        Several processes would: they are told when they save again.
+        """
+        if jax.process_count() > 1:
+            return
         if self.saving is not None and not self.manager.is_saving_in_progress():
             self.wait()
 
@@ -138,6 +144,8 @@ class Checkpoints:
 
     def write_manifest(self) -> None:
         """Writes the hashes of all files of the step that Orbax is about to rename."""
+        if jax.process_index() > 0:
+            return
         (folder,) = self.directory.glob(f"{self.saving}.orbax-checkpoint-tmp")
         hashes = {
             str(path.relative_to(folder)): sha256(path)

@@ -74,7 +74,7 @@ def print_memory(run: Run) -> None:
         share = run.mesh.size if name == "batch" else 1
         print(f"  {name:22} {megabytes(tree) / share:10.2f} MB")
     needs = max(
-        program.memory_analysis().temp_size_in_bytes
+        program.wait().memory_analysis().temp_size_in_bytes
         for program in programs.train_steps.values()
     )
     print(f"  {'activations, gradients':22} {needs / 1e6:10.2f} MB")

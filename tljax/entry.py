@@ -17,13 +17,19 @@ def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop_at_once)
     signal.signal(signal.SIGINT, stop_at_once)
     keep_failures_short()
+    import jax  # It takes a second, in which a signal may come already.
+
+    from tljax import compiled
+
     try:
-        run(argv)
+        with compiled.cache():
+            run(argv)
     except RunError as error:
         # A path may hold line breaks and terminal codes.
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
         print(f"tljax: {line}", file=sys.stderr)
-        if isinstance(error, Hung):  # Python would wait for the hanging thread.
+        # Python would wait for a hanging thread, JAX for the other processes.
+        if isinstance(error, Hung) or jax.process_count() > 1:
             sys.stdout.flush()
             os._exit(error.exit_code)
         return error.exit_code

@@ -4,6 +4,7 @@ The range test of Smith 2015 (arXiv 1506.01186): the rate grows from step to ste
 a geometric series, until the loss runs away. Where it falls fastest is a good rate.
 """
 
+import dataclasses
 import math
 import sys
 from contextlib import closing
@@ -125,7 +126,9 @@ def run_test(
     rates = np.geomspace(low, high, updates)
     schedule = growing(low, high, updates)
     tx = optim.create_optimizer(optim_config, schedule, run.plan.rows)
-    run = run._replace(schedule=schedule, tx=tx)
+    # Each loss is looked at before the next step.
+    config = dataclasses.replace(run.config, steps_per_call=1)
+    run = run._replace(config=config, schedule=schedule, tx=tx)
     state, news = begin(run)
     terminal.say(news)
     split = open_splits(run, terminal)["train"]

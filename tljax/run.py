@@ -1,6 +1,7 @@
 """What a run consists of: its parts and its first state."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +69,11 @@ class Run(NamedTuple):
         """(height, width, channels) of what the network sees."""
         return self.transform.crop, self.transform.crop, self.source.channels
 
+    @property
+    def first_step(self) -> int:
+        """The steps already done."""
+        return 0 if self.saved is None else int(self.saved.folder.name)
+
     def create_state(self) -> TrainState:
         """Returns the random state before the first step."""
         return self.task.create_state(
@@ -128,6 +134,25 @@ class Run(NamedTuple):
             f"in {len(self.source.class_names)} classes; batch {self.batch_size} on "
             f"{self.mesh.size} {self.mesh.devices.flat[0].platform} device(s)"
         )
+
+
+def call_lengths(run: Run, first_step: int) -> Iterator[int]:
+    """Yields how many steps each call after `first_step` takes.
+
+    They are `config.steps_per_call`, or fewer where something is to be done between
+    steps before: a validation, a checkpoint, a new phase, the end.
+    """
+    config, step = run.config, first_step
+    cadences = [
+        every for every in (config.eval_every, config.checkpoint_every) if every
+    ]
+    starts = [phase.start for phase in run.plan.phases]
+    while step < config.num_steps:
+        ends = [step + config.steps_per_call, config.num_steps]
+        ends += [step - step % every + every for every in cadences]
+        ends += [start for start in starts if start > step]
+        yield min(ends) - step
+        step = min(ends)
 
 
 def abstract_images(number: int, canvas) -> dict[str, jax.ShapeDtypeStruct]:

@@ -9,8 +9,12 @@ from tljax.errors import Stopped
 
 
 class StopRequest:
-    """Whether a signal has asked the run to stop: its number, 0 until then."""
+    """Whether a signal has asked the run to stop: its number, 0 until then.
 
+    What this process has `received` counts once all processes of the run know of it.
+    """
+
+    received = 0
     signal_number = 0
 
     def __bool__(self) -> bool:
@@ -18,11 +22,11 @@ class StopRequest:
 
     def receive(self, signal_number: int, frame) -> None:
         """Notes the first signal; the second ends the process at once."""
-        if self.signal_number:
+        if self.received:
             if os.isatty(1):
                 os.write(1, b"\x1b[?25h")  # The progress bar has hidden the cursor.
             os._exit(128 + signal_number)
-        self.signal_number = signal_number
+        self.received = signal_number
         name = signal.Signals(signal_number).name
         lead = "\n" if os.isatty(2) else ""  # The line of the progress bar is taken.
         notice = f"{lead}tljax: {name}: saving, then stopping; again to stop at once\n"

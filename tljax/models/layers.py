@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-# torchvision: kaiming_normal_(mode="fan_out", nonlinearity="relu"), He et al. 2015.
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from tljax.models import devices
+from tljax.models.initializers import kaiming_normal
 
 
 def convolution(
@@ -49,7 +49,7 @@ class BatchNorm(nn.Module):
       use_running_average: normalise with the running statistics and leave them alone.
       frozen: names of the layers, as layer1_0/bn1, that do so in any case.
       dtype: of the output, None for that of the input. Statistics are computed in
-        float32 at least, over the global batch where it is sharded.
+        float32 at least, over the batch of all devices.
     """
 
     use_running_average: bool
@@ -73,10 +73,11 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         else:
             axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(wide, axes)
-            var = jnp.mean(jnp.square(wide - along_last(mean, x.ndim)), axes)
+            mean = devices.mean(jnp.mean(wide, axes))
+            squares = jnp.square(wide - along_last(mean, x.ndim))
+            var = devices.mean(jnp.mean(squares, axes))
             if not self.is_initializing():
-                n = x.size // x.shape[-1]
+                n = x.size // x.shape[-1] * devices.count()
                 if n == 1:
                     raise ValueError(
                         "BatchNorm needs more than one value a channel to train: a "
