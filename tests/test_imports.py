@@ -204,7 +204,8 @@ ALLOWED = {
     },
     "dry_run": {"config", "plan_table", "programs", "run"},
     "command_line": {"config", "settings"},
-    "entry": set(),
+    "allocator": set(),
+    "entry": {"allocator"},
     "main": {"command_line", "dry_run", "entry", "terminal", "train"},
     "data.prepare": {"data", "entry", "terminal"},
     "data.show": {

@@ -98,6 +98,19 @@ def choose(rows: list[Row], case: Case) -> Callable:
     return next(row.form for row in rows if row.holds(case))
 
 
+def forms_of(rows: list[Row], case: Case) -> list[Callable]:
+    """Returns all forms in a table that can compute a case."""
+    found = dict.fromkeys(row.form for row in rows)
+    return [form for form in found if fits(form, case)]
+
+
+def fits(form: Callable, case: Case) -> bool:
+    """Returns whether a form can compute a case."""
+    if form.__name__.endswith("_pixels"):
+        return case.is_pixel and not case.is_grouped
+    return form.__name__.endswith("_xla") or not case.is_grouped
+
+
 def form_of(rows: list[Row], images, kernel, window: Window, mode: Mode) -> Callable:
     """Returns the form of an operation, given the shapes of images and kernel."""
     if not mode.on_cpu:
