@@ -44,7 +44,7 @@ def keep_memory() -> bool:
 
 
 def computes_on_cpu() -> bool:
-    """Returns whether JAX will take CPUs, of which it is not asked: it is not loaded."""
+    """Returns whether JAX will take CPUs, without loading it."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return True
     return not any(any(Path("/dev").glob(name)) for name in ACCELERATORS)

@@ -82,13 +82,9 @@ DATA = [
 WEIGHTS = [
     Row(lambda c: c.is_grouped, forms.weights_xla, "not measured"),
     Row(lambda c: c.is_pixel, forms.weights_pixels, "2-5 times"),
+    Row(lambda c: c.window.stride == 1, forms.weights_crossed, "1-3 times"),
     Row(lambda c: c.looped or c.batch == 1, forms.weights_patches, "20-40 times"),
-    Row(
-        lambda c: c.window.stride > 1 and c.extent <= 28,
-        forms.weights_patches,
-        "1-4 times",
-    ),
-    Row(lambda c: c.batch >= 64, forms.weights_rows, "1.2-4 times"),
+    Row(lambda c: c.extent <= 28, forms.weights_patches, "1-4 times"),
     Row(always, forms.weights_xla, "the fastest or near it"),
 ]
 
@@ -108,6 +104,8 @@ def fits(form: Callable, case: Case) -> bool:
     """Returns whether a form can compute a case."""
     if form.__name__.endswith("_pixels"):
         return case.is_pixel and not case.is_grouped
+    if form.__name__.endswith("_crossed"):
+        return case.window.stride == 1 and not case.is_grouped
     return form.__name__.endswith("_xla") or not case.is_grouped
 
 
