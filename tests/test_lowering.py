@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tljax import parallel
 from tljax.models import lowering
 from tljax.models.lowering import choice, forms, mode
+from tljax.models.lowering.convolution import trimmed
 from tljax.models.lowering.forms import Window
 
 # Extent, channels in, out, kernel, stride, padding, groups, and uneven sides.
@@ -227,6 +228,33 @@ def test_a_divided_batch_stays_divided(looped):
     expected = jax.jit(gradients)(images, kernels)
     for ours, one in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(ours, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("extents", [(1, 1), (2, 1), (1, 4)])
+def test_what_meets_padding_alone_is_left_out(extents, stride):
+    """A 5x5 kernel over images smaller than its reach."""
+    rng = np.random.default_rng(0)
+    window = Window((5, 5), stride, ((2, 2), (2, 2)))
+    images, kernel = (
+        jnp.asarray(rng.normal(size=size).astype(np.float32))
+        for size in [(2, *extents, 3), (5, 5, 3, 4)]
+    )
+    cut, smaller = trimmed(kernel, window, images.shape)
+    assert cut.shape[0] < 5
+    assert smaller.extents(images.shape) == window.extents(images.shape)
+
+    def gradients(images, kernel):
+        def run(images, kernel):
+            return jnp.sum(jnp.sin(lowering.convolve(images, kernel, window)))
+
+        return jax.value_and_grad(run, (0, 1))(images, kernel)
+
+    found = gradients(images, kernel)
+    with lowering.plain():
+        expected = gradients(images, kernel)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, found, expected)
 
 
 def test_the_first_row_that_holds_is_taken():

@@ -74,6 +74,7 @@ FORWARD = [
 DATA = [
     Row(lambda c: c.is_grouped, forms.data_xla, "not measured"),
     Row(lambda c: c.is_pixel, forms.data_pixels, "1.2-2 times"),
+    Row(lambda c: c.looped, forms.data_patches, "13-16 times at 8x8, 16"),
     Row(lambda c: c.extent <= 7, forms.data_patches, "1.3-65 times"),
     Row(lambda c: c.window.stride > 1, forms.data_patches, "1-1.3 times"),
     Row(always, forms.data_xla, "the fastest or near it"),
