@@ -14,7 +14,6 @@ is ours over the best of PyTorch's, in speed, for the model where it is lowest.
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -30,13 +29,6 @@ BATCH = 64
 SMOKE = {"repeats": 2, "calls": 1, "steps_per_call": 1}
 
 
-class Sides(NamedTuple):
-    """How both sides are made: of steps a call, and of digits."""
-
-    ours: Callable[[int, dict[str, np.ndarray]], workload.Program]
-    theirs: Callable[[dict[str, np.ndarray]], Take]
-
-
 def digits() -> dict[str, np.ndarray]:
     """Returns scikit-learn's digits, uint8 [1797, 8, 8, 1], and labels int32."""
     from sklearn import datasets
@@ -46,25 +38,50 @@ def digits() -> dict[str, np.ndarray]:
     return {"image": images, "label": found.target.astype(np.int32)}
 
 
-def classifier(steps_per_call: int = 1) -> Work:
-    """Returns what the classifier of digits has to do: a narrow ResNet-18."""
-    return Work(
-        model="resnet18", width=16, stem="small", image_size=8, batch_size=BATCH,
-        channels=1, num_classes=10, num_devices=1, steps_per_call=steps_per_call,
+WORKS = {
+    "digits_classifier": Work(model="resnet18", width=16, stem="small"),
+    "tied_autoencoder": Work(task="autoencoder", model="tied_autoencoder"),
+    "dcgan": Work(task="gan", model="dcgan", width=32),
+}
+
+
+def work_of(name: str, steps_per_call: int = 1) -> Work:
+    """Returns what a model of digits has to do."""
+    return WORKS[name]._replace(
+        image_size=8, batch_size=BATCH, channels=1, num_classes=10, num_devices=1,
+        steps_per_call=steps_per_call,
     )  # fmt: skip
 
 
-def our_classifier(steps_per_call: int, images: dict[str, np.ndarray]):
-    """Returns our program of the classifier."""
-    return workload.prepare(classifier(steps_per_call), images)
-
-
-def their_classifier(images: dict[str, np.ndarray]) -> Take:
-    """Returns the same steps of torchvision's ResNet-18 of that width."""
+def their_classifier(work: Work, batches: Iterator) -> Take:
+    """Returns steps of torchvision's ResNet-18 of that width."""
     from benchmarks import torch_rival
 
-    work = classifier()
-    return torch_rival.make_take(work, "cpu", "eager", drawn(work, images))
+    return torch_rival.make_take(work, "cpu", "eager", batches)
+
+
+def their_tied(work: Work, batches: Iterator) -> Take:
+    """Returns steps of a tied autoencoder."""
+    from benchmarks import torch_small
+
+    return repeated(torch_small.make_tied(work, batches))
+
+
+def their_gan(work: Work, batches: Iterator) -> Take:
+    """Returns steps of a DCGAN."""
+    from benchmarks import torch_small
+
+    return repeated(torch_small.make_gan(work, batches))
+
+
+def repeated(step: Callable[[], None]) -> Take:
+    """Returns the function that takes so many steps."""
+
+    def take(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    return take
 
 
 def drawn(work: Work, images: dict[str, np.ndarray]) -> Iterator:
@@ -80,7 +97,12 @@ def drawn(work: Work, images: dict[str, np.ndarray]) -> Iterator:
         yield pixels[places], labels[places]
 
 
-MODELS = {"digits_classifier": Sides(our_classifier, their_classifier)}
+# How each is written in PyTorch.
+MODELS = {
+    "digits_classifier": their_classifier,
+    "tied_autoencoder": their_tied,
+    "dcgan": their_gan,
+}
 
 
 def define(values: flags.FlagValues) -> None:
@@ -94,12 +116,13 @@ def define(values: flags.FlagValues) -> None:
         flags.DEFINE_integer(name, default, doc, 1, flag_values=values)
 
 
-def compare(sides: Sides, values: flags.FlagValues, images: dict[str, np.ndarray]):
+def compare(name: str, values: flags.FlagValues, images: dict[str, np.ndarray]):
     """Returns our program, and the steps a second of all sides with our ratio."""
     import torch
 
     steps = values.steps_per_call
-    program, theirs = sides.ours(steps, images), sides.theirs(images)
+    program = workload.prepare(work_of(name, steps), images)
+    theirs = MODELS[name](program.work, drawn(program.work, images))
 
     def on_threads(number: int) -> Take:
         def take(count: int) -> None:
@@ -145,7 +168,7 @@ def run(argv: list[str]) -> None:
 
     images, rows = digits(), {}
     for name in values.models:
-        program, rows[name] = compare(MODELS[name], values, images)
+        program, rows[name] = compare(name, values, images)
     where = machine.describe(program.mesh)
     worst = min(rows.values(), key=lambda row: row["ratio"])
     result = {

@@ -19,6 +19,7 @@ class Work(NamedTuple):
     come from: "device", of images that lie there, or "host", sent one ahead.
     """
 
+    task: str = "classification"
     model: str = "resnet50"
     image_size: int = 224
     batch_size: int = 8
@@ -44,7 +45,7 @@ def settings(work: Work) -> ConfigDict:
             "model": {
                 "name": work.model, "encoder": "resnet18", "width": work.width,
                 "stem": work.stem,
-                "dropout": 0.0, "stochastic_depth": 0.0,
+                "dropout": 0.0, "stochastic_depth": 0.0, "remat": False,
             },
             "data": {"augment": (), "eval_views": "center"},
             "optim": {
@@ -54,6 +55,17 @@ def settings(work: Work) -> ConfigDict:
                 "decay_factor": 0.1, "final_factor": 0.0, "clip_norm": 0.0,
                 "accumulate_steps": 1, "decay_towards": "zero", "sam_radius": 0.0,
                 "ema_decay": 0.0,
+            },
+            "autoencoder": {
+                "hidden": (64,), "activation": "sigmoid", "weight_penalty": 0.0,
+                "latent": 64, "noise": "none", "noise_level": 0.25, "mask_ratio": 0.0,
+                "patch_size": 0, "kl_weight": 0.0,
+            },
+            "gan": {
+                "latent": 64, "loss": "hinge", "gradient_penalty": 10.0, "r1": 0.0,
+                "spectral_norm": False, "conditional": False, "discriminator_steps": 1,
+                "discriminator_rate": 1.0, "augment": (), "judge": "",
+                "num_samples": 1000,
             },
             "loss": {
                 "name": "cross_entropy", "focal_gamma": 2.0, "label_smoothing": 0.0,

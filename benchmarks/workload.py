@@ -19,7 +19,7 @@ from benchmarks.work import Work, settings, transform_of
 from tljax import optim, parallel, plan, presets
 from tljax.data import views
 from tljax.errors import ConfigError, RunError
-from tljax.tasks import classification
+from tljax.tasks import TASKS, classification
 
 # Images to choose from, in batches.
 BATCHES = 2
@@ -79,26 +79,21 @@ def prepare(work: Work, images: dict[str, np.ndarray] | None = None) -> Program:
 
 def train(work: Work) -> tuple[Callable[..., Any], Any]:
     """Returns `train_step(state, batch, stored)` and the state before step 1."""
-    config = settings(work)
-    model = classification.create_model(config, work.num_classes)
+    config, task = settings(work), TASKS[work.task]
     shape = (work.image_size, work.image_size, work.channels)
+    model = task.create_model(config, work.num_classes, shape)
     one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), one)["params"]
     paths = plan.paths_of(params)
     rows = presets.PRESETS[config.plan.preset](config.plan, paths, config.num_steps)
     resolved = plan.resolve(rows, paths)
     schedule = optim.create_schedule(config.optim, config.num_steps)
-    tx = optim.create_optimizer(config.optim, schedule, resolved.rows)
+    tx = task.create_optimizer(config, schedule, resolved.rows)
     parts = {"model": model, "tx": tx, "phase": resolved.phases[0], "config": config}
-    create_state = functools.partial(
-        classification.create_state, image_shape=shape, **parts
-    )
+    create_state = functools.partial(task.create_state, image_shape=shape, **parts)
     state = jax.eval_shape(create_state, jax.random.key(0))
     step = functools.partial(
-        classification.train_step,
-        schedule=schedule,
-        transform=transform_of(work),
-        **parts,
+        task.train_step, schedule=schedule, transform=transform_of(work), **parts
     )
     return lambda state, batch, stored: step(state, views.gather(batch, stored)), state
 

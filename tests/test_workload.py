@@ -33,7 +33,7 @@ MISSING = (
 
 def test_settings_are_those_of_a_config():
     found, default = settings(Work()), Config(model=Model(name="resnet50"))
-    for section in ("model", "optim", "loss", "plan"):
+    for section in ("model", "optim", "loss", "plan", "autoencoder", "gan"):
         expected = dataclasses.asdict(getattr(default, section))
         assert found[section].to_dict() == expected
     for name, value in found.data.items():
