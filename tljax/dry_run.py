@@ -14,10 +14,11 @@ def dry_run(config: Config) -> None:
 
     Raises RunError for all that would end the run before its first step.
     """
-    if config.pretrain is not None:
-        print("The run made first (pretrain):\n")
-        dry_run(config.pretrain)
-        print("\nThe run itself:\n")
+    for name, inner in (("pretrain", config.pretrain), ("judge", config.judge)):
+        if inner is not None:
+            print(f"The run made first ({name}):\n")
+            dry_run(inner)
+            print("\nThe run itself:\n")
     run = prepare(config)
     print(run.describe())
     print(run.storage.news)
