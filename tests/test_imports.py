@@ -240,7 +240,8 @@ ALLOWED = {
     },
     "dry_run": {"config", "plan_table", "programs", "run"},
     "command_line": {"config", "settings"},
-    "entry": {"compiled"},
+    "allocator": set(),
+    "entry": {"allocator", "compiled"},
     "main": {
         "command_line",
         "dry_run",

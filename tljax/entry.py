@@ -9,6 +9,7 @@ from collections.abc import Callable
 import absl.logging
 from absl import flags
 
+from tljax import allocator
 from tljax.errors import ConfigError, Hung, RunError
 
 
@@ -17,6 +18,7 @@ def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop_at_once)
     signal.signal(signal.SIGINT, stop_at_once)
     keep_failures_short()
+    allocator.keep_memory()
     import jax  # It takes a second, in which a signal may come already.
 
     from tljax import compiled

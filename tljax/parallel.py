@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tljax.errors import ConfigError
-from tljax.models import devices
+from tljax.models import devices, lowering
 
 
 def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
@@ -254,7 +254,8 @@ def several_steps(step: Callable[..., Any], size: int) -> Callable[..., Any]:
         def take(place: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             state, told = carry
             batch = {name: rows[place] for name, rows in batches.items()}
-            state, metrics = step(state, batch, *stored)
+            with lowering.inside_loop():
+                state, metrics = step(state, batch, *stored)
             told = jax.tree.map(lambda all, one: all.at[place].set(one), told, metrics)
             return state, told
 
@@ -300,4 +301,5 @@ def lower_step(
     if steps_per_call > 1:
         step = several_steps(step, steps_per_call)
     function = COMPILE_MODES[mode](step, mesh, batch, len(stored), donate_state)
-    return function.lower(state, batch, *stored)
+    with lowering.for_platform(mesh.devices.flat[0].platform):
+        return function.lower(state, batch, *stored)
