@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 from absl import flags
@@ -129,6 +130,7 @@ def run_test(
     # Each loss is looked at before the next step.
     config = dataclasses.replace(run.config, steps_per_call=1)
     run = run._replace(config=config, schedule=schedule, tx=tx)
+    run = run._replace(shapes=jax.eval_shape(run.create_state))
     state, news = begin(run)
     terminal.say(news)
     split = open_splits(run, terminal)["train"]

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -20,17 +20,24 @@ class Program:
     """A program that a thread compiles; what calls it waits for it."""
 
     def __init__(self, worker: Executor, lower: Callable[[], jax.stages.Lowered]):
-        """Has `lower` called, and what it returns compiled, by the worker.
+        """The worker is to call `lower`, and to compile what it returns.
 
         `took` are the seconds of both, once it is compiled.
         """
+        self.worker = worker
+        self.lower = lower
         self.took: dict[str, float] = {}
-        self.future = worker.submit(self.make, lower)
+        self.future: Future | None = None
 
-    def make(self, lower: Callable[[], jax.stages.Lowered]) -> jax.stages.Compiled:
+    def begin(self) -> None:
+        """Has it compiled."""
+        if self.future is None:
+            self.future = self.worker.submit(self.make)
+
+    def make(self) -> jax.stages.Compiled:
         """Returns the compiled program, and notes what it took."""
         start = time.perf_counter()
-        lowered = lower()
+        lowered = self.lower()
         traced = time.perf_counter()
         compiled = lowered.compile()
         compiling = time.perf_counter() - traced
@@ -39,6 +46,7 @@ class Program:
 
     def wait(self) -> jax.stages.Compiled:
         """Returns it when it is compiled; raises what went wrong."""
+        self.begin()
         return self.future.result()
 
     def __call__(self, *args: Any) -> Any:
@@ -47,7 +55,7 @@ class Program:
 
 
 class Programs(NamedTuple):
-    """The steps of a run, compiled one after another in the order of their use.
+    """The steps of a run, compiled one after another when they are begun, or used.
 
     Attributes:
       train_steps: first step of a phase -> `train_step(state, batch, stored)`, which
@@ -65,11 +73,20 @@ class Programs(NamedTuple):
     @property
     def seconds(self) -> float:
         """What tracing and compiling all of them took; waits for the last."""
-        programs = [*self.train_steps.values(), self.eval_step, self.draw]
-        programs = [program for program in programs if program is not None]
+        programs = self.all()
         for program in programs:
             program.wait()
         return sum(sum(program.took.values()) for program in programs)
+
+    def all(self) -> list[Program]:
+        """Returns every program."""
+        programs = [*self.train_steps.values(), self.eval_step, self.draw]
+        return [program for program in programs if program is not None]
+
+    def begin(self) -> None:
+        """Has all of them compiled."""
+        for program in self.all():
+            program.begin()
 
     def close(self) -> None:
         """Has nothing more compiled."""
@@ -79,8 +96,9 @@ class Programs(NamedTuple):
 def compile_steps(run: Run, first_step: int = 0) -> Programs:
     """Returns the steps that a run takes after `first_step`, and that of evaluation.
 
-    Does not wait until they are compiled. They raise ConfigError, when they are first
-    used, where the model cannot be trained on such a batch.
+    The first of training is begun. Does not wait until they are compiled. They raise
+    ConfigError, when they are first used, where the model cannot be trained on such a
+    batch.
     """
     worker = ThreadPoolExecutor(1, "compile")
     first = run.plan.phase_of(first_step)
@@ -92,6 +110,7 @@ def compile_steps(run: Run, first_step: int = 0) -> Programs:
         for phase in run.plan.phases
         if phase.start >= first.start
     }
+    train_steps[first.start].begin()
     eval_step = Program(worker, functools.partial(lower_eval_step, run))
     draw = None
     if hasattr(run.task, "draw"):

@@ -47,7 +47,8 @@ class Run(NamedTuple):
 
     `given` are the weights to start from, None for a random start and where the run
     goes on from what is `saved`; `transform` is how images are made in it, `storage`
-    how they are kept, `plan` what of the model trains when.
+    how they are kept, `plan` what of the model trains when; `shapes` are those of the
+    state before the first step.
     """
 
     config: Config
@@ -63,6 +64,7 @@ class Run(NamedTuple):
     plan: TrainingPlan
     schedule: optax.Schedule
     tx: optax.GradientTransformation
+    shapes: TrainState | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -92,10 +94,9 @@ class Run(NamedTuple):
 
     def abstract_state(self, phase: Phase | None = None) -> TrainState:
         """Returns shapes and dtypes of the state in a phase, by default the first."""
-        state = jax.eval_shape(self.create_state)
-        if phase is None:
-            return state
-        return jax.eval_shape(lambda state: self.enter_phase(state, phase), state)
+        if phase is None or phase == self.plan.phases[0]:
+            return self.shapes
+        return jax.eval_shape(lambda state: self.enter_phase(state, phase), self.shapes)
 
     def keeps_head(self) -> bool:
         """Returns whether the head of the given weights is taken."""
@@ -200,6 +201,7 @@ def prepare(
         config, task, mesh, source, batch_size, saved, given, transform, storage, model,
         plan, schedule, tx,
     )  # fmt: skip
+    run = run._replace(shapes=jax.eval_shape(run.create_state))
     if given is not None:
         transplant.check(given, run.abstract_state().variables, run.keeps_head())
     return run

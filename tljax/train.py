@@ -183,6 +183,7 @@ def train(
                 jax.block_until_ready(metrics)
                 stopwatch.lap("first step")
                 terminal.say(stopwatch.line(first_program.took))
+                programs.begin()
             step += count
             recorder.push(step, metrics, count)
             processes.agree(stop, step, count)

@@ -49,8 +49,7 @@ def normalize(x, scale, bias, added, relu, dtype):
     axes = tuple(range(x.ndim - 1))
     wide = widen(x, dtype)
     mean = devices.mean(jnp.mean(wide, axes))
-    squares = jnp.square(wide - along_last(mean, x.ndim))
-    var = devices.mean(jnp.mean(squares, axes))
+    var = devices.mean(jnp.mean(jnp.square(wide - along_last(mean, x.ndim)), axes))
     y = scale_and_shift(x, mean, var, scale, bias, added, relu=relu, dtype=dtype)
     return (y, mean, var), (x, scale, mean, var, added, y if relu else None)
 
@@ -81,13 +80,10 @@ def gradients(relu, dtype, saved, cotangents):
 
     With z = (x - mean) / deviation: two sums over the batch, of dy and of dy * z, and
     dx is linear in dy and z. What comes to mean and variance goes into its factors.
-    Where devices see parts of a batch, those sums are over all of it, and the gradients
-    of scale and bias are of the part.
     """
     x, scale, mean, var, added, y = saved
     dy, dmean, dvar = cotangents
-    ndim, axes = x.ndim, tuple(range(x.ndim - 1))
-    size = x.size // x.shape[-1] * devices.count()
+    ndim, axes, size = x.ndim, tuple(range(x.ndim - 1)), x.size // x.shape[-1]
     if relu:
         dy = jnp.where(y > 0, dy, jnp.zeros((), dy.dtype))
     wide, centred = widen(dy, dtype), widen(x, dtype) - along_last(mean, ndim)
@@ -95,8 +91,9 @@ def gradients(relu, dtype, saved, cotangents):
     dbias = jnp.sum(wide, axes)
     dscale = jnp.sum(wide * centred, axes) * inverse
     factor = scale * inverse
-    slope = devices.total(2 * dvar - factor * inverse * dscale) / size
-    shift = devices.total(dmean - factor * dbias) / size
+    # Scale and bias are of each device; mean and variance are of all of them.
+    slope = devices.mean(2 * dvar - factor * inverse * dscale) / size
+    shift = devices.mean(dmean - factor * dbias) / size
     dx = wide * along_last(factor, ndim) + centred * along_last(slope, ndim)
     dx = dx + along_last(shift, ndim)
     dadded = None if added is None else dy.astype(added.dtype)
