@@ -60,10 +60,9 @@ def test_a_process_that_is_alone_joins_nobody(monkeypatch):
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step(monkeypatch):
-    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
     gather = lambda number: np.array([number, 15])  # noqa: E731
     monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
-    stop = StopRequest()
+    stop = StopRequest(alone=False)
     for step in range(3, 3 * processes.EVERY, 3):
         processes.agree(stop, step, 3)
         assert bool(stop) == (step >= processes.EVERY)

@@ -153,7 +153,7 @@ def train(
         closing(
             train_batches(run, splits["train"], start.step, config.steps_per_call)
         ) as batches,
-        stop_request() as stop,
+        stop_request(alone=jax.process_count() == 1) as stop,
     ):
         stored = stored_images(run, splits["train"])
         phase = run.plan.phase_of(max(start.step - 1, 0))
