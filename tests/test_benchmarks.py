@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
         ("input_pipeline", {"ours", "batch_size", "workers"}),
         ("probe_speed", {"ratio", "ratio_low", "ratio_high", "relative_difference"}),
         ("data_cost", {"ratio", "ratio_low", "ratio_high", "real_ratio"}),
+        ("convolution", {"ratio", "cases", "ms_chosen"}),
         ("fine_tuning", {"ratio", "ratio_low", "ratio_high", "presets"}),
     ],
 )
