@@ -41,6 +41,7 @@ def test_the_set_for_a_gpu_runs_to_its_end_without_one(tmp_path):
         ("input_pipeline", {"ours", "batch_size", "workers"}),
         ("probe_speed", {"ratio", "ratio_low", "ratio_high", "relative_difference"}),
         ("data_cost", {"ratio", "ratio_low", "ratio_high", "real_ratio"}),
+        ("convolution", {"ratio", "cases", "ms_chosen"}),
         ("fine_tuning", {"ratio", "ratio_low", "ratio_high", "presets"}),
         ("throughput", {"images_per_second", "step_time_ms", "compile_seconds"}),
         ("scaling", {"axes", "device", "jax"}),
