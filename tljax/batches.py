@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import jax
 
-from tljax import parallel
+from tljax import parallel, several
 from tljax.data import examples, loader
 from tljax.data.examples import Examples
 from tljax.data.order import Course, Order
@@ -40,7 +40,7 @@ def train_batches(
     batches = loader.train_batches(split, course, first_step, readers, on_device)
     if steps_per_call > 1:
         counts = call_lengths(run, first_step)
-        batches = parallel.stack_batches(batches, counts, steps_per_call)
+        batches = several.stack_batches(batches, counts, steps_per_call)
     return parallel.shard_batches(batches, run.mesh)
 
 

@@ -197,8 +197,10 @@ def best(directory: Path) -> Path | None:
     return max(found, key=found.get, default=None)
 
 
-def restore(folder: Path, state: Any, sharding: jax.sharding.Sharding) -> Any:
+def restore(folder: Path, state: Any, shardings: Any) -> Any:
     """Returns the state saved in `folder`, with the tree and shapes of `state`.
+
+    It lies as `shardings` say, one or a tree of them, however it lay when it was saved.
 
     Every file is compared with its hash first. Raises CheckpointError, naming step and
     file, where one is missing or differs, and where names or shapes are others.
@@ -212,9 +214,14 @@ def restore(folder: Path, state: Any, sharding: jax.sharding.Sharding) -> Any:
             f"checkpoint step {folder.name} in {folder.parent} does not fit this run "
             f"(- unused, + missing, or other shapes): {'; '.join(differences)}"
         )
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda leaf: shardings, state)
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
         state,
+        shardings,
     )
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         return read(folder, checkpointer, "state", ocp.args.StandardRestore(target))

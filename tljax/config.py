@@ -90,6 +90,12 @@ class Config:
     )
     device: str = setting("", "cpu, gpu or tpu; empty = the best there is", free=True)
     num_devices: int = setting(0, "devices to use; 0 = all", low=0, free=True)
+    shard_params: bool = setting(
+        False,
+        "have each device hold a share of parameters, optimiser and moving average in "
+        "place of all of it",
+        free=True,
+    )
     pretrained: str = setting(
         "", f"weights to start from: {', '.join(FORMS)}; empty = random"
     )

@@ -70,6 +70,7 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
         (run.abstract_state().variables, jax.eval_shape(lambda: jax.random.key(0))),
         jax.ShapeDtypeStruct((size,), jnp.int32),
         mesh=run.mesh,
+        shard_params=run.config.shard_params,
     )
     labels = split.split.labels
     counts = np.bincount(labels, minlength=len(run.source.class_names))

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tljax import several, sharding
 from tljax.errors import ConfigError
 from tljax.models import devices, lowering
 
@@ -54,23 +53,28 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Returns copies of host or device arrays on every device of the mesh.
+    """Returns copies of host or device arrays on every device of the mesh."""
+    return place(tree, jax.tree.map(lambda leaf: replicated(mesh), tree))
 
-    Each has a buffer of its own, for a step to take over. All processes give the same.
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Returns host or device arrays as a tree of shardings says that they lie.
+
+    A step may take them over: device arrays that were given are then gone too. All
+    processes give the same.
     """
     if jax.process_count() > 1:
-        return jax.tree.map(lambda leaf: replicate_leaf(leaf, mesh), tree)
-    return jax.device_put(tree, replicated(mesh), may_alias=False)
+        return jax.tree.map(place_leaf, tree, shardings)
+    return jax.device_put(tree, shardings, may_alias=False)
 
 
-def replicate_leaf(leaf: Any, mesh: Mesh) -> jax.Array:
-    """Returns copies of an array, or of a key, on the devices of all processes."""
+def place_leaf(leaf: Any, where: NamedSharding) -> jax.Array:
+    """Returns an array, or a key, on the devices of all processes."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        numbers = replicate_leaf(jax.random.key_data(leaf), mesh)
+        numbers = place_leaf(jax.random.key_data(leaf), where)
         return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
-    return jax.make_array_from_process_local_data(
-        replicated(mesh), np.asarray(leaf), leaf.shape
-    )
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, where, lambda part: values[part])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -100,25 +104,6 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
         name: jax.make_array_from_process_local_data(shardings[name], values)
         for name, values in batch.items()
     }
-
-
-def stack_batches(
-    batches: Iterator[dict[str, np.ndarray]], counts: Iterator[int], size: int
-) -> Iterator[dict[str, np.ndarray]]:
-    """Yields host batches several at a time, for a program of `size` steps per call.
-
-    Each is {"image": [size, b, ...], ..., "steps": int32}, of which the first `steps`
-    are the next `count` batches; the rest repeats the last of them and is not looked
-    at.
-    """
-    try:
-        for count in counts:
-            rows = [next(batches) for _ in range(count)]
-            rows += rows[-1:] * (size - count)
-            stacked = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            yield stacked | {"steps": np.array(count, np.int32)}
-    finally:
-        batches.close()
 
 
 def own_part(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -187,14 +172,24 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def jit_step(
-    step: Callable[..., Any], mesh: Mesh, batch: Any, num_stored: int, donate: bool
+    step: Callable[..., Any],
+    mesh: Mesh,
+    batch: Any,
+    num_stored: int,
+    state_shardings: Any,
+    donate: bool,
 ) -> Callable[..., Any]:
-    """Returns `step(state, batch, *stored)` under `jit`, only the batch divided."""
+    """Returns `step(state, batch, *stored)` under `jit`, only the batch divided.
+
+    The state lies as `state_shardings` say, as does the new one where it is donated;
+    everything else that comes back lies on every device.
+    """
     whole = replicated(mesh)
+    batch = batch_shardings_of(batch, mesh)
     return jax.jit(
         step,
-        in_shardings=(whole, batch_shardings_of(batch, mesh), *[whole] * num_stored),
-        out_shardings=whole,
+        in_shardings=(state_shardings, batch, *[whole] * num_stored),
+        out_shardings=(state_shardings, whole) if donate else whole,
         donate_argnums=0 if donate else (),
     )
 
@@ -207,7 +202,12 @@ def batch_shardings_of(batch: Any, mesh: Mesh) -> Any:
 
 
 def pmap_step(
-    step: Callable[..., Any], mesh: Mesh, batch: Any, num_stored: int, donate: bool
+    step: Callable[..., Any],
+    mesh: Mesh,
+    batch: Any,
+    num_stored: int,
+    state_shardings: Any,
+    donate: bool,
 ) -> Callable[..., Any]:
     """Returns `step(state, batch, *stored)` as `pmap` runs it: a part on each device.
 
@@ -220,9 +220,7 @@ def pmap_step(
         with devices.divided("data"):
             return step(*args)
 
-    specs = jax.tree.map(
-        lambda sharding: sharding.spec, batch_shardings_of(batch, mesh)
-    )
+    specs = jax.tree.map(lambda placed: placed.spec, batch_shardings_of(batch, mesh))
     whole = PartitionSpec()
     parts = jax.shard_map(
         part,
@@ -232,41 +230,10 @@ def pmap_step(
         # With it, gradients would be summed over the devices before they are averaged.
         check_vma=False,
     )
-    return jit_step(parts, mesh, batch, num_stored, donate)
+    return jit_step(parts, mesh, batch, num_stored, state_shardings, donate)
 
 
 COMPILE_MODES = {"jit": jit_step, "pmap": pmap_step}
-
-
-def several_steps(step: Callable[..., Any], size: int) -> Callable[..., Any]:
-    """Returns a function that takes up to `size` steps, of batches [size, batch, ...].
-
-    It takes batches["steps"] of them, all where there is none, and returns the state
-    after the last and the metrics of each, [size], 0 for steps that are not taken. That
-    number is an argument, so that one program serves every number: whichever way steps
-    are gathered into calls, the numbers are the same, bit for bit.
-    """
-
-    def steps(state: Any, batches: dict[str, jax.Array], *stored: Any):
-        count = batches.get("steps", size)
-        batches = {name: rows for name, rows in batches.items() if name != "steps"}
-
-        def take(place: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            state, told = carry
-            batch = {name: rows[place] for name, rows in batches.items()}
-            with lowering.inside_loop():
-                state, metrics = step(state, batch, *stored)
-            told = jax.tree.map(lambda all, one: all.at[place].set(one), told, metrics)
-            return state, told
-
-        first = {name: rows[0] for name, rows in batches.items()}
-        _, shapes = jax.eval_shape(step, state, first, *stored)
-        told = jax.tree.map(
-            lambda one: jnp.zeros((size, *one.shape), one.dtype), shapes
-        )
-        return lax.fori_loop(0, count, take, (state, told))
-
-    return steps
 
 
 def compile_step(
@@ -287,6 +254,7 @@ def lower_step(
     mode: str = "jit",
     steps_per_call: int = 1,
     donate_state: bool = False,
+    shard_params: bool = False,
 ) -> jax.stages.Lowered:
     """Returns `step(state, batch, *stored)`, ready to be compiled ahead of time.
 
@@ -296,10 +264,14 @@ def lower_step(
     old, which must not be used again.
 
     With `steps_per_call` above 1 the batch has a leading axis of so many batches, and
-    metrics come back with one: see `several_steps`.
+    metrics come back with one: see `several.several_steps`. With `shard_params` each
+    device holds a share of the state: see `sharding`.
     """
+    if shard_params:
+        step = sharding.with_whole_params(step, mesh)
     if steps_per_call > 1:
-        step = several_steps(step, steps_per_call)
-    function = COMPILE_MODES[mode](step, mesh, batch, len(stored), donate_state)
+        step = several.several_steps(step, steps_per_call)
+    placed = sharding.placements(state, mesh, shard_params)
+    function = COMPILE_MODES[mode](step, mesh, batch, len(stored), placed, donate_state)
     with lowering.for_platform(mesh.devices.flat[0].platform):
         return function.lower(state, batch, *stored)

@@ -129,6 +129,7 @@ def lower_eval_step(run: Run) -> jax.stages.Lowered:
         run.abstract_batch("val"),
         mesh=run.mesh,
         mode=run.config.compile,
+        shard_params=run.config.shard_params,
     )
 
 
@@ -141,6 +142,7 @@ def lower_draw(run: Run) -> jax.stages.Lowered:
         (run.abstract_state().variables, key),
         run.abstract_batch("val"),
         mesh=run.mesh,
+        shard_params=run.config.shard_params,
     )
 
 
@@ -169,6 +171,7 @@ def lower_train_step(
             mode=run.config.compile,
             steps_per_call=steps_per_call,
             donate_state=True,
+            shard_params=run.config.shard_params,
         )
     except ValueError as error:
         if "BatchNorm" not in str(error):

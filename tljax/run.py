@@ -12,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tljax import checkpoint, optim, parallel, presets, terminal, workdirs
+from tljax import checkpoint, optim, parallel, presets, sharding, terminal, workdirs
 from tljax import plan as plan_lib
 from tljax.config import Config
 from tljax.consistency import check_steps, check_unfreezing
@@ -97,6 +97,10 @@ class Run(NamedTuple):
         if phase is None or phase == self.plan.phases[0]:
             return self.shapes
         return jax.eval_shape(lambda state: self.enter_phase(state, phase), self.shapes)
+
+    def placements(self, tree: Any) -> Any:
+        """Returns how a state, or variables of it, lie on the devices."""
+        return sharding.placements(tree, self.mesh, self.config.shard_params)
 
     def keeps_head(self) -> bool:
         """Returns whether the head of the given weights is taken."""

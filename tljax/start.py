@@ -67,14 +67,15 @@ def begin(run: Run) -> tuple[TrainState, str]:
     if run.given is None:
         with jax.default_device(device):
             state = initial.evaluate(run.create_state)
-        return parallel.replicate(state, run.mesh), f"from scratch; {news}"
+        return parallel.place(state, run.placements(state)), f"from scratch; {news}"
     keeps_head = run.keeps_head()
     drawn = ("step", "key") if keeps_head else ("step", "key", transplant.HEAD)
     with jax.default_device(device):
         state = initial.evaluate(run.create_state, lambda path: path.startswith(drawn))
     variables, line = transplant.transplant(run.given, state.variables, keeps_head)
     state = state.replace(**variables, opt_state={}, ema={})
-    state = enter_phase(run, parallel.replicate(state, run.mesh), run.plan.phases[0])
+    state = parallel.place(state, run.placements(state))
+    state = enter_phase(run, state, run.plan.phases[0])
     if run.transform[2:] != run.given.transform[2:]:
         news += f"; the weights were trained with {run.given.transform.describe()}"
     return state, f"{line}; {news}"
@@ -93,7 +94,7 @@ def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
     """Returns the state with which a phase begins, on the devices."""
     enter = jax.jit(
         lambda state: run.enter_phase(state, phase),
-        out_shardings=parallel.replicated(run.mesh),
+        out_shardings=run.placements(run.abstract_state(phase)),
     )
     return enter(state)
 
@@ -123,8 +124,8 @@ def resume(run: Run, saved: Saved, meta: dict[str, Any]) -> Start:
     """Returns the start at what is saved, in the phase of the step that made it."""
     folder = saved.folder
     check_config(meta["config"], saved)
-    replicated = parallel.replicated(run.mesh)
     phase = run.plan.phase_of(max(int(folder.name) - 1, 0))
-    state = checkpoint.restore(folder, run.abstract_state(phase), replicated)
+    wanted = run.abstract_state(phase)
+    state = checkpoint.restore(folder, wanted, run.placements(wanted))
     news = f"resumed at step {folder.name}, started from {saved.meta['started_from']}"
     return Start(state, int(folder.name), saved.meta, news)

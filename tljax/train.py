@@ -11,7 +11,15 @@ from typing import Any
 
 import jax
 
-from tljax import batch_norm, checkpoint, parallel, plan_table, processes, workdirs
+from tljax import (
+    batch_norm,
+    checkpoint,
+    parallel,
+    plan_table,
+    processes,
+    sharding,
+    workdirs,
+)
 from tljax import judge as judging
 from tljax.batch_norm import Drift
 from tljax.batches import open_splits, stored_images, train_batches
@@ -134,6 +142,8 @@ def train(
     terminal.say(run.storage.news)
     start = begin_or_resume(run, workdir)
     terminal.say(start.news)
+    if config.shard_params:
+        terminal.say(describe_shares(run, start.state))
     for line in plan_table.lines(run):
         terminal.say(line)
     stopwatch.lap("weights")
@@ -241,6 +251,16 @@ def train(
     }
 
 
+def describe_shares(run: Run, state: TrainState) -> str:
+    """Returns one line on what of the state each device holds."""
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    share = sharding.bytes_on_a_device(state, run.placements(state))
+    return (
+        f"of the state, {whole / 1e6:,.1f} MB, each of {run.mesh.size} devices holds "
+        f"{share / 1e6:,.1f} MB"
+    )
+
+
 def make_judge(run: Run, split: Examples, workdir: Path) -> Judge | None:
     """Returns what measures samples of a GAN, None for another task.
 
@@ -279,7 +299,7 @@ def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
     """Returns the state saved at a step, after which nothing is saved any more."""
     wanted = run.abstract_state(run.plan.phase_of(step - 1))
     folder = checkpoints.directory / str(step)
-    state = checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+    state = checkpoint.restore(folder, wanted, run.placements(wanted))
     checkpoints.go_back(step)
     return state
 
