@@ -138,10 +138,13 @@ def test_derivatives_are_xlas(name, looped, arguments):
         with lowering.plain():
             return ours, DERIVATIVES[name](*arguments)
 
-    ours, plain = jax.jit(compute)(*arguments)
+    # Of third order, float32 keeps four digits in any form.
+    with jax.enable_x64(True):
+        arguments = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), arguments)
+        ours, plain = jax.jit(compute)(*arguments)
     for found, expected in zip(*map(jax.tree.leaves, (ours, plain)), strict=True):
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * scale)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * scale)
 
 
 def test_forward_derivatives_need_xlas_own(arguments):
@@ -163,7 +166,7 @@ def convolutions(function, *arguments):
 
 
 def large():
-    """Returns a convolution whose weight gradient is XLA's own on CPU, and arguments.
+    """Returns a convolution whose gradients are XLA's own on CPU, and its arguments.
 
     At stride 2 and an extent of 30.
     """
@@ -175,11 +178,11 @@ def large():
     return run, (jnp.zeros((2, 60, 60, 2)), jnp.zeros((3, 3, 2, 3)))
 
 
-def test_a_loop_has_no_weight_gradient_of_xlas():
-    """It is 20 to 40 times slower there on CPU. Another platform keeps XLA's own."""
+def test_a_loop_has_no_gradient_of_xlas():
+    """They are many times slower there on CPU. Another platform keeps XLA's own."""
     run, arguments = large()
     gradient = jax.grad(run, 1)
-    assert convolutions(gradient, *arguments) == 2
+    assert convolutions(gradient, *arguments) == 3
     with lowering.inside_loop():
         assert convolutions(gradient, *arguments) == 1
     with lowering.for_platform("gpu"):
@@ -199,7 +202,7 @@ def test_the_mode_is_that_of_the_place_of_the_convolution():
     with lowering.inside_loop():
         looped = backward()
     assert convolutions(looped, 1.0) == 0
-    assert convolutions(backward(), 1.0) == 1
+    assert convolutions(backward(), 1.0) == 2
 
 
 @pytest.mark.parametrize("looped", [False, True])
