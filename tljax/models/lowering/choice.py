@@ -1,9 +1,10 @@
 """Which form of a convolution's three operations is the fastest where.
 
-Every row was measured by `benchmarks/convolution.py`, on 2 cores of an AMD EPYC with
-AVX-512 that others used too, float32, jax 0.10.2 and 0.12; `why` is XLA's own time over
-that of the form. The first row that holds is taken. Other platforms than CPUs have
-XLA's own, until a measurement there says otherwise.
+`why` is XLA's own time over that of the form, on 2 cores of an AMD EPYC with AVX-512,
+float32. Those of kernels of one pixel, of 2x2 maps and of weight gradients in loops were
+measured on the machine alone, jax 0.10.2; the others by `benchmarks/convolution.py` while
+others used it too, jax 0.10.2 and 0.12. The first row that holds is taken. Other
+platforms than CPUs have XLA's own, until a measurement there says otherwise.
 """
 
 import dataclasses
