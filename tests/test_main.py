@@ -268,8 +268,8 @@ def parts_of(config):
     return [config] + [part for each in inner for part in parts_of(each)]
 
 
-# Of each kind of run one is quick; the others take half a minute of compilation each.
-QUICK = ("digits", "digits_transfer", "digits_tied_autoencoder", "folder_finetune")
+# The others take up to half a minute of compilation each.
+QUICK = ("digits", "digits_tied_autoencoder")
 
 
 @pytest.mark.parametrize(
