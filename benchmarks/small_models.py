@@ -12,6 +12,7 @@ is ours over the best of PyTorch's, in speed, for the model where it is lowest.
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 
@@ -112,6 +113,7 @@ def define(values: flags.FlagValues) -> None:
         ("steps_per_call", 50, "steps that one call of ours makes"),
         ("repeats", 7, "turns of each side"),
         ("calls", 3, "that count, in a turn"),
+        ("torch_threads", os.cpu_count(), "of PyTorch, which is tried with one too"),
     ):
         flags.DEFINE_integer(name, default, doc, 1, flag_values=values)
 
@@ -131,7 +133,7 @@ def compare(name: str, values: flags.FlagValues, images: dict[str, np.ndarray]):
 
         return take
 
-    threads = {f"torch_{n}_threads": n for n in (torch.get_num_threads(), 1)}
+    threads = {f"torch_{n}_threads": n for n in (values.torch_threads, 1)}
     rivals = {name: on_threads(number) for name, number in threads.items()}
     times = timing.take_turns(
         {"ours": program.take} | rivals, values.repeats, values.calls

@@ -10,7 +10,7 @@ def get_config() -> Config:
     """Returns the config of the classifier, with that of the autoencoder in it."""
     reconstruction = Config(
         task="autoencoder",
-        num_steps=1500,
+        num_steps=2500,
         eval_every=500,
         checkpoint_every=500,
         num_devices=1,
