@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tljax.models import layers
+from tljax.models.pooling import max_pool
 
 
 class BasicBlock(nn.Module):
@@ -42,10 +43,10 @@ class BasicBlock(nn.Module):
             layers.BatchNorm, running, self.frozen_statistics, dtype=self.dtype
         )
         y = conv(self.planes, 3, self.stride, name="conv1")(x)
-        y = nn.relu(norm(name="bn1")(y))
+        y = norm(name="bn1")(y, relu=True)
         y = conv(self.planes, 3, name="conv2")(y)
-        y = layers.drop_rows(norm(name="bn2")(y), self.drop_rate)
-        return nn.relu(y + shortcut(x, self.planes, self.stride, conv, norm))
+        around = shortcut(x, self.planes, self.stride, conv, norm)
+        return join(norm(name="bn2"), y, around, self.drop_rate)
 
 
 class Bottleneck(nn.Module):
@@ -74,12 +75,12 @@ class Bottleneck(nn.Module):
             )
         outer = self.planes * self.expansion
         y = conv(inner, 1, name="conv1")(x)
-        y = nn.relu(norm(name="bn1")(y))
+        y = norm(name="bn1")(y, relu=True)
         y = conv(inner, 3, self.stride, self.groups, name="conv2")(y)
-        y = nn.relu(norm(name="bn2")(y))
+        y = norm(name="bn2")(y, relu=True)
         y = conv(outer, 1, name="conv3")(y)
-        y = layers.drop_rows(norm(name="bn3")(y), self.drop_rate)
-        return nn.relu(y + shortcut(x, outer, self.stride, conv, norm))
+        around = shortcut(x, outer, self.stride, conv, norm)
+        return join(norm(name="bn3"), y, around, self.drop_rate)
 
 
 def shortcut(x, features, stride, conv, norm):
@@ -88,6 +89,13 @@ def shortcut(x, features, stride, conv, norm):
         return x
     x = conv(features, 1, stride, name="downsample_0")(x)
     return norm(name="downsample_1")(x)
+
+
+def join(norm, y, around, drop_rate):
+    """Returns the normalised `y` plus what went around it, cut below 0."""
+    if drop_rate:
+        return nn.relu(layers.drop_rows(norm(y), drop_rate) + around)
+    return norm(y, around, relu=True)
 
 
 class ResNet(nn.Module):
@@ -177,10 +185,10 @@ class ResNet(nn.Module):
         norm = layers.BatchNorm(
             running, self.frozen_statistics, dtype=self.dtype, name="bn1"
         )
-        x = nn.relu(norm(x))
+        x = norm(x, relu=True)
         if self.stem == "small":
             return x
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return max_pool(x, 3, 2, 1)
 
 
 resnet18 = functools.partial(ResNet, (2, 2, 2, 2), BasicBlock)

@@ -1,0 +1,7 @@
+"""How a convolution is computed: chosen at trace time, by platform and shape."""
+
+from tljax.models.lowering.convolution import convolve
+from tljax.models.lowering.forms import Window
+from tljax.models.lowering.mode import for_platform, inside_loop, plain
+
+__all__ = ["Window", "convolve", "for_platform", "inside_loop", "plain"]

@@ -1,0 +1,89 @@
+"""A convolution whose three operations are each computed in the form that is fastest.
+
+The convolution is linear in images and in the kernel, and its gradients are two
+operations of the same kind: of the three, each one's gradients are the other two. So
+any of them can be differentiated backward as often as wanted, in the chosen forms.
+"""
+
+import functools
+
+import jax
+
+from tljax.models.lowering import choice, forms
+from tljax.models.lowering.forms import Window
+from tljax.models.lowering.mode import Mode, current
+
+
+def convolve(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Returns the convolution [b, oh, ow, cout] of images [b, h, w, cin].
+
+    Both of one dtype. Backward differentiation of any order, `vmap` and sharding work.
+    Forward differentiation (`jvp`, `jacfwd`, `linearize`) raises JAX's TypeError but
+    within `plain()`.
+    """
+    mode = current.get()
+    if mode.plain:
+        return forms.forward_xla(images, kernel, window)
+    return forward(images, kernel, window, mode)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def forward(images, kernel, window: Window, mode: Mode) -> jax.Array:
+    """Returns the convolution."""
+    form = choice.form_of(choice.FORWARD, images.shape, kernel.shape, window, mode)
+    return form(images, kernel, window)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def data(outputs, kernel, window: Window, mode: Mode, shape) -> jax.Array:
+    """Returns the gradient of images of `shape`, given that of the outputs."""
+    form = choice.form_of(choice.DATA, shape, kernel.shape, window, mode)
+    return form(outputs, kernel, window, shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def weights(images, outputs, window: Window, mode: Mode, shape) -> jax.Array:
+    """Returns the gradient of a kernel of `shape`, given that of the outputs."""
+    form = choice.form_of(choice.WEIGHTS, images.shape, shape, window, mode)
+    return form(images, outputs, window, shape)
+
+
+def saving(operation):
+    """Returns `operation` that returns its arguments beside its value."""
+
+    def run(a, b, *settings):
+        return operation(a, b, *settings), (a, b)
+
+    return run
+
+
+def forward_gradients(window, mode, saved, outputs):
+    """Returns the gradients of images and kernel."""
+    images, kernel = saved
+    return (
+        data(outputs, kernel, window, mode, images.shape),
+        weights(images, outputs, window, mode, kernel.shape),
+    )
+
+
+def data_gradients(window, mode, shape, saved, images):
+    """Returns the gradients of outputs and kernel, given that of the images."""
+    outputs, kernel = saved
+    return (
+        forward(images, kernel, window, mode),
+        weights(images, outputs, window, mode, kernel.shape),
+    )
+
+
+def weights_gradients(window, mode, shape, saved, kernel):
+    """Returns the gradients of images and outputs, given that of the kernel."""
+    images, outputs = saved
+    return (
+        data(outputs, kernel, window, mode, images.shape),
+        forward(images, kernel, window, mode),
+    )
+
+
+forward.defvjp(saving(forward), forward_gradients)
+data.defvjp(saving(data), data_gradients)
+weights.defvjp(saving(weights), weights_gradients)

@@ -1,0 +1,232 @@
+"""A convolution, its data gradient and its weight gradient: each in several forms.
+
+All forms of one of the three compute the same sums in another order. Images are
+[b, h, w, cin], kernels [kh, kw, cin / groups, cout], outputs [b, oh, ow, cout]. Each is
+linear in both arguments, and its two transposes are the other two.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+
+
+class Window(NamedTuple):
+    """How a kernel moves over an image.
+
+    Attributes:
+      size: (height, width) of the kernel.
+      stride: in both directions.
+      padding: ((above, below), (left, right)), pixels of zeros.
+      groups: into which channels are divided.
+    """
+
+    size: tuple[int, int]
+    stride: int
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    groups: int = 1
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """The places (row, column) in the kernel."""
+        return list(itertools.product(range(self.size[0]), range(self.size[1])))
+
+    def extents(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Returns (height, width) of the output of images [b, h, w, c]."""
+        return tuple(
+            (extent + sum(padding) - size) // self.stride + 1
+            for extent, padding, size in zip(
+                shape[1:3], self.padding, self.size, strict=True
+            )
+        )
+
+
+# The three operations as XLA has them.
+
+
+def forward_xla(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Returns the convolution [b, oh, ow, cout]."""
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (window.stride, window.stride),
+        window.padding,
+        dimension_numbers=NUMBERS,
+        feature_group_count=window.groups,
+    )
+
+
+def data_xla(outputs: jax.Array, kernel: jax.Array, window: Window, shape) -> jax.Array:
+    """Returns the gradient [b, h, w, cin] = `shape` of the images."""
+    images = jax.ShapeDtypeStruct(shape, outputs.dtype)
+    transpose = jax.linear_transpose(
+        lambda images: forward_xla(images, kernel, window), images
+    )
+    return transpose(outputs)[0]
+
+
+def weights_xla(
+    images: jax.Array, outputs: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient [kh, kw, cin / groups, cout] = `shape` of the kernel."""
+    kernel = jax.ShapeDtypeStruct(shape, images.dtype)
+    transpose = jax.linear_transpose(
+        lambda kernel: forward_xla(images, kernel, window), kernel
+    )
+    return transpose(outputs)[0]
+
+
+# One pixel a window: a product of matrices.
+
+
+def forward_pixels(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Returns the convolution by a kernel of one pixel as one product."""
+    return contract(strided(images, window.stride), 3, kernel[0, 0], 0)
+
+
+def data_pixels(
+    outputs: jax.Array, kernel: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient of the images; pixels that were skipped have 0."""
+    return spread(contract(outputs, 3, kernel[0, 0], 1), window.stride, shape)
+
+
+def weights_pixels(
+    images: jax.Array, outputs: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient of a kernel of one pixel as one product."""
+    images = strided(images, window.stride)
+    # Transposed: the longer side of the result in front is as fast or faster.
+    product = contract_pixels(outputs, images).T
+    return product.reshape(shape)
+
+
+def strided(images: jax.Array, stride: int) -> jax.Array:
+    """Returns each `stride`th pixel."""
+    return images[:, ::stride, ::stride] if stride > 1 else images
+
+
+def spread(images: jax.Array, stride: int, shape) -> jax.Array:
+    """Returns images of `shape` with zeros between each `stride`th pixel."""
+    if stride == 1:
+        return images
+    sides = [(extent, (side - 1) * stride + 1) for extent, side in
+             zip(shape[1:3], images.shape[1:3], strict=True)]  # fmt: skip
+    config = [(0, 0, 0), *((0, a - b, stride - 1) for a, b in sides), (0, 0, 0)]
+    return lax.pad(images, jnp.zeros((), images.dtype), config)
+
+
+# Patches: a product for all places of the kernel at once.
+
+
+def forward_patches(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    """Returns patches [b, oh, ow, kh * kw * cin] times the kernel."""
+    patches = patches_of(images, window)
+    return contract(patches, 3, kernel.reshape(-1, kernel.shape[-1]), 0)
+
+
+def data_patches(
+    outputs: jax.Array, kernel: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient of the images: that of the patches, put together."""
+    patches = contract(outputs, 3, kernel.reshape(-1, kernel.shape[-1]), 1)
+    channels = shape[-1]
+    parts = [
+        placed(lax.slice_in_dim(patches, n * channels, (n + 1) * channels, axis=3),
+               offset, window, shape)
+        for n, offset in enumerate(window.offsets)
+    ]  # fmt: skip
+    return add_up(parts)
+
+
+def weights_patches(
+    images: jax.Array, outputs: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient of the kernel as patches times outputs."""
+    return contract_pixels(patches_of(images, window), outputs).reshape(shape)
+
+
+def weights_shifts(
+    images: jax.Array, outputs: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient of the kernel, one product for each of its places."""
+    parts = [contract_pixels(part, outputs) for part in shifted(images, window)]
+    return jnp.stack(parts).reshape(shape)
+
+
+def weights_rows(
+    images: jax.Array, outputs: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient of the kernel, one product for each of its rows."""
+    parts, width = shifted(images, window), window.size[1]
+    rows = [
+        contract_pixels(jnp.concatenate(parts[n : n + width], axis=3), outputs)
+        for n in range(0, len(parts), width)
+    ]
+    return jnp.stack(rows).reshape(shape)
+
+
+def shifted(images: jax.Array, window: Window) -> list[jax.Array]:
+    """Returns what each place of the kernel meets: a list of [b, oh, ow, cin]."""
+    padded = lax.pad(
+        images,
+        jnp.zeros((), images.dtype),
+        [(0, 0, 0), *((low, high, 0) for low, high in window.padding), (0, 0, 0)],
+    )
+    batch, channels = images.shape[0], images.shape[3]
+    height, width = window.extents(images.shape)
+    return [
+        lax.slice(
+            padded,
+            (0, row, column, 0),
+            (
+                batch,
+                row + (height - 1) * window.stride + 1,
+                column + (width - 1) * window.stride + 1,
+                channels,
+            ),
+            (1, window.stride, window.stride, 1),
+        )
+        for row, column in window.offsets
+    ]
+
+
+def patches_of(images: jax.Array, window: Window) -> jax.Array:
+    """Returns the patches of all windows, [b, oh, ow, kh * kw * cin]."""
+    return jnp.concatenate(shifted(images, window), axis=3)
+
+
+def placed(part: jax.Array, offset, window: Window, shape) -> jax.Array:
+    """Returns images of `shape` with a part [b, oh, ow, c] where an offset meets it."""
+    config = [(0, 0, 0)]
+    for axis in (0, 1):
+        low = offset[axis] - window.padding[axis][0]
+        spanned = (part.shape[axis + 1] - 1) * window.stride + 1
+        high = shape[axis + 1] - low - spanned
+        config.append((low, high, window.stride - 1))
+    return lax.pad(part, jnp.zeros((), part.dtype), [*config, (0, 0, 0)])
+
+
+def add_up(parts: list[jax.Array]) -> jax.Array:
+    """Returns the sum, which is taken in float32 at least."""
+    dtype = parts[0].dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
+    return sum(part.astype(wide) for part in parts).astype(dtype)
+
+
+# Products.
+
+
+def contract(a: jax.Array, axis: int, matrix: jax.Array, side: int) -> jax.Array:
+    """Returns the sum over one axis of `a` and one side of a matrix."""
+    return lax.dot_general(a, matrix, (((axis,), (side,)), ((), ())))
+
+
+def contract_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns [ca, cb], the sum over all pixels of a [b, h, w, ca] and b [.., cb]."""
+    axes = (0, 1, 2)
+    return lax.dot_general(a, b, ((axes, axes), ((), ())))

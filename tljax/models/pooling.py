@@ -1,0 +1,36 @@
+"""Max pooling, whose gradient goes to the first of equal maxima."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def max_pool(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
+    """Returns the maxima [b, oh, ow, c] of windows of x [b, h, w, c]; NaN where one is.
+
+    As PyTorch's `max_pool2d`: padded by `padding` pixels on each side, and of equal
+    values in a window the first, row by row, has the gradient. Maxima of columns, then
+    of rows: six comparisons a 3x3 window instead of eight, and a gradient by selection
+    that is many times faster on CPU than XLA's scatter.
+    """
+    for axis in (2, 1):
+        x = max_along(x, axis, size, stride, padding)
+    return x
+
+
+def max_along(x: jax.Array, axis: int, size: int, stride: int, padding: int):
+    """Returns the maxima of windows along one axis."""
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (padding, padding, 0)
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), config)
+    windows = (padded.shape[axis] - size) // stride + 1
+    found = None
+    for start in range(size):
+        stop = start + (windows - 1) * stride + 1
+        here = lax.slice_in_dim(padded, start, stop, stride, axis)
+        if found is None:
+            found = here
+        else:
+            larger = (here > found) | jnp.isnan(here)
+            found = jnp.where(larger, here, found)
+    return found
