@@ -97,7 +97,15 @@ class Decoder(nn.Module):
             x = nn.relu(norm(name=f"bn{place}")(x))
             if place <= len(skips):
                 x = x + conv(width, 1, name=f"skip{place}")(skips[place - 1])
-        last = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="image")
+        last = layers.Convolution(
+            self.channels,
+            3,
+            padding=1,
+            use_bias=True,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.lecun_normal(),
+            name="image",
+        )
         return as_float32(last(x))
 
     def first_map(self, code: jax.Array, conv) -> jax.Array:

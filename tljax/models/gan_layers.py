@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
+from tljax.models.layers import Convolution
+
 SIZES = (8, 16, 32, 64, 128)
 
 
@@ -14,17 +16,17 @@ def convolution(
     use_bias: bool = True,
     dtype: jnp.dtype | None,
     name: str,
-) -> nn.Conv:
+) -> Convolution:
     """Returns a convolution whose output has 1/stride of the extent of its input.
 
     For kernels of 1, 3, and 4 at stride 2.
     """
     padding = (kernel_size - 1) // 2
-    return nn.Conv(
+    return Convolution(
         features,
-        (kernel_size, kernel_size),
-        strides=stride,
-        padding=((padding, padding), (padding, padding)),
+        kernel_size,
+        stride,
+        padding,
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=nn.initializers.he_normal(),

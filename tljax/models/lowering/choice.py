@@ -22,13 +22,14 @@ class Case:
       images: [b, h, w, cin].
       kernel: [kh, kw, cin / groups, cout].
       window: how the kernel moves.
-      looped: as in `Mode`.
+      looped, stacked: as in `Mode`.
     """
 
     images: tuple[int, ...]
     kernel: tuple[int, ...]
     window: Window
     looped: bool = False
+    stacked: bool = False
 
     @property
     def batch(self) -> int:
@@ -67,6 +68,7 @@ def always(case: Case) -> bool:
 FORWARD = [
     Row(lambda c: c.is_grouped, forms.forward_xla, "not measured"),
     Row(lambda c: c.is_pixel, forms.forward_pixels, "1.2-2 times"),
+    Row(lambda c: c.stacked, forms.forward_patches, "STACKED"),
     Row(lambda c: c.extent <= 2, forms.forward_patches, "65 times at 2x2, 512"),
     Row(always, forms.forward_xla, "the fastest or near it"),
 ]
@@ -74,6 +76,7 @@ FORWARD = [
 DATA = [
     Row(lambda c: c.is_grouped, forms.data_xla, "not measured"),
     Row(lambda c: c.is_pixel, forms.data_pixels, "1.2-2 times"),
+    Row(lambda c: c.stacked, forms.data_patches, "STACKED"),
     Row(lambda c: c.extent <= 7, forms.data_patches, "1.3-65 times"),
     Row(lambda c: c.window.stride > 1, forms.data_patches, "1-1.3 times"),
     Row(always, forms.data_xla, "the fastest or near it"),
@@ -82,6 +85,7 @@ DATA = [
 WEIGHTS = [
     Row(lambda c: c.is_grouped, forms.weights_xla, "not measured"),
     Row(lambda c: c.is_pixel, forms.weights_pixels, "2-5 times"),
+    Row(lambda c: c.stacked, forms.weights_patches, "STACKED"),
     Row(lambda c: c.looped or c.batch == 1, forms.weights_patches, "20-40 times"),
     Row(
         lambda c: c.window.stride > 1 and c.extent <= 28,
@@ -102,4 +106,5 @@ def form_of(rows: list[Row], images, kernel, window: Window, mode: Mode) -> Call
     """Returns the form of an operation, given the shapes of images and kernel."""
     if not mode.on_cpu:
         return rows[-1].form
-    return choose(rows, Case(tuple(images), tuple(kernel), window, mode.looped))
+    shapes = tuple(images), tuple(kernel)
+    return choose(rows, Case(*shapes, window, mode.looped, mode.stacked))

@@ -1,0 +1,155 @@
+"""Backbones for few labels: a small ResNet-18 trained in five ways, and dense layers.
+
+Each is trained once for every seed, all seeds side by side, and comes as stacked
+variables {"params", "batch_stats"} with an axis of seeds in front. The BatchNorm
+statistics of all of them, of random ones too, are those of the clean training images.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from benchmarks import side_by_side
+from tljax import models
+from tljax.config import Autoencoder, Config, Data, Gan, Loss, Model, Optim
+from tljax.data import augment
+from tljax.models import layers
+from tljax.run import Run, make_plan, prepare
+
+SOURCE, TARGET = ("0", "1", "2", "3", "4"), ("5", "6", "7", "8", "9")
+WIDTH = 8
+HIDDEN = 64
+# The trunk of each: the place of the ResNet in its parameters.
+TRUNKS = {
+    "supervised": (),
+    "denoising": ("encoder",),
+    "masked": ("encoder",),
+    "gan": ("discriminator", "trunk"),
+}
+STEPS = {
+    "supervised": 300, "denoising": 1500, "masked": 1500, "gan": 2000, "tied": 3000,
+}  # fmt: skip
+
+
+class CodeClassifier(nn.Module):
+    """The encoder of a tied autoencoder, BatchNorm of its codes, and a linear layer."""
+
+    num_classes: int
+    autoencoder: nn.Module
+    frozen_statistics: frozenset[str] = frozenset()
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, return_features: bool = False
+    ):
+        """Returns logits [b, classes] of normalised images, as a ResNet does."""
+        codes = self.autoencoder.encode(images)
+        x = layers.BatchNorm(not train, self.frozen_statistics, name="norm")(codes)
+        x = layers.linear(self.num_classes, fan_in=x.shape[-1], name="fc")(x)
+        return (x, {"pooled": codes}) if return_features else x
+
+
+def digits(classes: tuple[str, ...] = (), **settings) -> Data:
+    """Returns the 8x8 digits."""
+    return Data(source="digits", classes=classes, **settings)
+
+
+def recipe(kind: str, steps: int) -> Config:
+    """Returns how a backbone is made."""
+    config = Config(
+        num_steps=steps,
+        num_devices=1,
+        model=Model(name="resnet18", width=WIDTH, stem="small"),
+        data=digits(batch_size=64),
+        optim=Optim(name="adam", learning_rate=0.003, schedule="cosine"),
+    )
+    if kind == "supervised":
+        config.data = digits(SOURCE, batch_size=64)
+        config.loss = Loss(label_smoothing=0.1)
+    if kind in ("denoising", "masked"):
+        config.task, config.model.name = "autoencoder", "resnet_autoencoder"
+        config.autoencoder = Autoencoder(latent=32, noise="masking", noise_level=0.3)
+    if kind == "masked":
+        config.autoencoder = Autoencoder(mask_ratio=0.5, patch_size=2)
+    if kind == "tied":
+        config.task, config.model.name = "autoencoder", "tied_autoencoder"
+        config.autoencoder = Autoencoder(hidden=(HIDDEN,))
+    if kind == "gan":
+        config.task, config.model.name = "gan", "resnet_gan"
+        config.data = digits(batch_size=32)
+        config.optim = Optim(
+            name="adam", learning_rate=0.0004, b1=0.5, schedule="linear"
+        )
+        config.gan = Gan(loss="hinge", augment=("color", "translation"))
+    return config
+
+
+def pretrain(kind: str, seeds, stored, places, steps: int):
+    """Returns the variables of a trained backbone for every seed.
+
+    `places[n]` are those of the images that the nth seed trains on.
+    """
+    run = prepare(recipe(kind, steps))
+    rows = [
+        side_by_side.draw_places(
+            np.random.default_rng((seed, 1)), own, steps, run.batch_size
+        )
+        for seed, own in zip(seeds, places, strict=True)
+    ]
+    states = side_by_side.create_states(run, seeds)
+    trained = side_by_side.train(run, states, stored, np.stack(rows))
+    return trunk_of(kind, trained.variables)
+
+
+def trunk_of(kind: str, variables):
+    """Returns params and statistics of a backbone alone."""
+    if kind == "tied":
+        return {"params": {"autoencoder": variables["params"]}, "batch_stats": {}}
+    found = {}
+    for name, tree in variables.items():
+        for step in TRUNKS[kind]:
+            tree = tree[step]
+        found[name] = {key: value for key, value in tree.items() if key != "fc"}
+    return found
+
+
+def target_run(config: Config, dense: bool) -> Run:
+    """Returns the run of a classifier; with `dense` that of codes."""
+    run = prepare(config)
+    if not dense:
+        return run
+    autoencoder = models.AUTOENCODERS["tied_autoencoder"](run.image_shape, (HIDDEN,))
+    model = CodeClassifier(len(TARGET), autoencoder)
+    plan = make_plan(config, model, run.image_shape, None)
+    return run._replace(model=model, plan=plan)
+
+
+def begin(run: Run, seeds, backbone):
+    """Returns states that begin with a backbone, None for a random one."""
+    states = side_by_side.create_states(run, seeds)
+    if backbone is None:
+        return states
+    return states.replace(
+        params=states.params | backbone["params"],
+        batch_stats=states.batch_stats | backbone["batch_stats"],
+    )
+
+
+def recalibrated(run: Run, states, images, places: np.ndarray):
+    """Returns the states with the statistics of clean images, one batch for each.
+
+    What has seen noise, hidden patches or generated images has the statistics of
+    these, and a random network has none.
+    """
+
+    def measure(variables, places):
+        seen = augment.normalize(images[places], run.transform.mean, run.transform.std)
+        # A layer keeps 0.9 of the old value: of zeros, a tenth of the batch's is left.
+        zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+        given = {"params": variables["params"], "batch_stats": zeros}
+        _, updated = run.model.apply(given, seen, train=True, mutable=["batch_stats"])
+        return jax.tree.map(lambda leaf: leaf / 0.1, updated["batch_stats"])
+
+    found = side_by_side.compiled(jax.vmap(measure), states.variables, places)
+    return states.replace(batch_stats=found)
