@@ -5,6 +5,8 @@ variables {"params", "batch_stats"} with an axis of seeds in front. The BatchNor
 statistics of all of them, of random ones too, are those of the clean training images.
 """
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,7 @@ def digits(classes: tuple[str, ...] = (), **settings) -> Data:
     return Data(source="digits", classes=classes, **settings)
 
 
-def recipe(kind: str, steps: int) -> Config:
+def recipe(name: str, steps: int) -> Config:
     """Returns how a backbone is made."""
     config = Config(
         num_steps=steps,
@@ -64,18 +66,25 @@ def recipe(kind: str, steps: int) -> Config:
         data=digits(batch_size=64),
         optim=Optim(name="adam", learning_rate=0.003, schedule="cosine"),
     )
-    if kind == "supervised":
+    if name == "supervised":
         config.data = digits(SOURCE, batch_size=64)
         config.loss = Loss(label_smoothing=0.1)
-    if kind in ("denoising", "masked"):
+        config.optim = Optim(
+            name="momentum",
+            learning_rate=0.1,
+            schedule="cosine",
+            warmup_steps=30,
+            weight_decay=5e-4,
+        )
+    if name in ("denoising", "masked"):
         config.task, config.model.name = "autoencoder", "resnet_autoencoder"
         config.autoencoder = Autoencoder(latent=32, noise="masking", noise_level=0.3)
-    if kind == "masked":
+    if name == "masked":
         config.autoencoder = Autoencoder(mask_ratio=0.5, patch_size=2)
-    if kind == "tied":
+    if name == "tied":
         config.task, config.model.name = "autoencoder", "tied_autoencoder"
         config.autoencoder = Autoencoder(hidden=(HIDDEN,))
-    if kind == "gan":
+    if name == "gan":
         config.task, config.model.name = "gan", "resnet_gan"
         config.data = digits(batch_size=32)
         config.optim = Optim(
@@ -85,30 +94,28 @@ def recipe(kind: str, steps: int) -> Config:
     return config
 
 
-def pretrain(kind: str, seeds, stored, places, steps: int):
-    """Returns the variables of a trained backbone for every seed.
+def pretrain(name: str, seeds: Iterable[int], stored, places, smoke: bool):
+    """Returns variables of a backbone, [seeds, ...]; None where it begins at random.
 
-    `places[n]` are those of the images that the nth seed trains on.
+    `places` are, for each seed, those of the images that it trains on. With `smoke`, it
+    takes but two steps.
     """
-    run = prepare(recipe(kind, steps))
-    rows = [
-        side_by_side.draw_places(
-            np.random.default_rng((seed, 1)), own, steps, run.batch_size
-        )
-        for seed, own in zip(seeds, places, strict=True)
-    ]
+    if name not in STEPS:
+        return None
+    steps = 2 if smoke else STEPS[name]
+    run = prepare(recipe(name, steps))
+    rows = side_by_side.draw_all(seeds, places, steps, run.batch_size)
     states = side_by_side.create_states(run, seeds)
-    trained = side_by_side.train(run, states, stored, np.stack(rows))
-    return trunk_of(kind, trained.variables)
+    return trunk_of(name, side_by_side.train(run, states, stored, rows).variables)
 
 
-def trunk_of(kind: str, variables):
+def trunk_of(name: str, variables):
     """Returns params and statistics of a backbone alone."""
-    if kind == "tied":
+    if name == "tied":
         return {"params": {"autoencoder": variables["params"]}, "batch_stats": {}}
     found = {}
     for name, tree in variables.items():
-        for step in TRUNKS[kind]:
+        for step in TRUNKS[name]:
             tree = tree[step]
         found[name] = {key: value for key, value in tree.items() if key != "fc"}
     return found

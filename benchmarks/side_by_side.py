@@ -56,6 +56,18 @@ def draw_places(
     return drawn[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
+def draw_all(seeds, places, steps: int, batch_size: int) -> np.ndarray:
+    """Returns `draw_places` of every seed, [seeds, steps, batch_size]."""
+    rngs = map(np.random.default_rng, seeds)
+    pairs = zip(rngs, places, strict=True)
+    return np.stack([draw_places(rng, own, steps, batch_size) for rng, own in pairs])
+
+
+def cut(rows: list[np.ndarray]) -> np.ndarray:
+    """Returns rows as one array, each cut to the length of the shortest."""
+    return np.stack([row[: min(map(len, rows))] for row in rows])
+
+
 def train(run: Run, states: TrainState, stored, places: np.ndarray) -> TrainState:
     """Returns the states after as many steps as `places` [models, steps, batch] has."""
     begun = time.perf_counter()
