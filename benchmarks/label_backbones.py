@@ -30,7 +30,7 @@ TRUNKS = {
     "gan": ("discriminator", "trunk"),
 }
 STEPS = {
-    "supervised": 300, "denoising": 1500, "masked": 1500, "gan": 2000, "tied": 3000,
+    "supervised": 300, "denoising": 1000, "masked": 1000, "gan": 2000, "tied": 3000,
 }  # fmt: skip
 
 

@@ -16,13 +16,11 @@ encoder of a tied autoencoder ("tied"). What needs no labels sees the training i
 all ten digits, without any. Validation and test images are never trained on.
 
 "probe" is logistic regression on frozen features, which are standardised by training
-images; "fine_tune" trains all weights, by one recipe for all: Adam with a cosine,
-batches of 25, BatchNorm by the batch. Rate and penalty were chosen on validation
-images, of the seeds 100 to 102: the rate of 0.001, 0.003 and 0.01 by the mean accuracy
-from scratch, the penalty of 0.01, 0.1 and 1 by that of all backbones. So:
-
-    python -m benchmarks.label_efficiency --split=val --first_seed=100 --seeds=3 \
-        --backbones=scratch --learning_rate=0.003
+images. "fine_tune" trains all weights, by one recipe for all: Adam with a cosine, 200
+steps, batches of 25, BatchNorm by the batch. What suits a random start unlearns what
+was learnt before, so the learning rate is the one of RATES with which a backbone is
+best, in the mean over seeds, on the validation images: chosen alike for all of them,
+the random ones too, and for each number of labels.
 
 A seed moves the split, the labelled images, first weights and order; of one seed they
 are the same for all backbones. The line printed last, and the files label_efficiency
@@ -58,16 +56,17 @@ DENSE = ("dense", "tied")
 
 SEEDS = flags.DEFINE_integer("seeds", 5, "runs of everything, 2 or more")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "the first of them")
-SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "what accuracies are of")
 BACKBONES = flags.DEFINE_list("backbones", [*RESNETS, *DENSE], "those that are tried")
 LABELS = flags.DEFINE_list("labels", ["1", "2", "5", "10", "all"], "for each class")
 STEPS = flags.DEFINE_integer("num_steps", 200, "of fine-tuning")
-RATE = flags.DEFINE_float("learning_rate", 0.01, "of fine-tuning")
-PENALTY = flags.DEFINE_float("penalty", 0.01, "of logistic regression")
 OUTPUT = flags.DEFINE_string("output", "", "folder of table and plot; empty = none")
 SMOKE = flags.DEFINE_bool("smoke", False, "two seeds, few backbones, few steps")
 
 BATCH = 25
+# Of fine-tuning, of which the best in validation is taken.
+RATES = (0.003, 0.01, 0.03)
+# Of the squared weights of logistic regression.
+PENALTY = 0.01
 # Of L-BFGS.
 ITERATIONS = 200
 
@@ -79,17 +78,18 @@ class Images(NamedTuple):
       stored: "image" uint8 [n, 8, 8, 1], "label" int32 [n]: 0 to 4 in either half.
       train, source: training images of all digits, and of the digits 0 to 4.
       labelled: for each number of labels a class, those images of the digits 5 to 9.
-      judged: images of the digits 5 to 9 that accuracies are of, [seeds, m].
+      val, test: images of the digits 5 to 9, [seeds, m].
     """
 
     stored: dict[str, jax.Array]
     train: list[np.ndarray]
     source: list[np.ndarray]
     labelled: dict[str, list[np.ndarray]]
-    judged: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
 
 
-def load(seeds: range, split: str, labels: list[str]) -> Images:
+def load(seeds: range, labels: list[str]) -> Images:
     """Returns the digits as each seed divides them."""
     digits = sources.load_digits("", None).splits["train"]
     stored = {
@@ -108,7 +108,7 @@ def load(seeds: range, split: str, labels: list[str]) -> Images:
         places("train"),
         places("train", SOURCE),
         {count: places("train", TARGET, count) for count in labels},
-        side_by_side.cut(places(split, TARGET)),
+        *(side_by_side.cut(places(split, TARGET)) for split in ("val", "test")),
     )
 
 
@@ -124,32 +124,49 @@ def fine_tuning() -> Config:
         num_devices=1,
         model=Model(name="resnet18", width=backbones.WIDTH, stem="small"),
         data=backbones.digits(classes=TARGET, batch_size=BATCH),
-        optim=Optim(name="adam", learning_rate=RATE.value, schedule="cosine"),
+        optim=Optim(name="adam", learning_rate=1.0, schedule="cosine"),
         loss=Loss(label_smoothing=0.1),
     )
 
 
 def fine_tune(run: Run, states: TrainState, images: Images, seeds: range):
-    """Yields accuracies [models] with all weights trained, by number of labels.
-
-    Models are those of all seeds with one backbone, then with the next.
-    """
-    judged = for_all(images.judged, states)
+    """Yields accuracies [val and test, rates, models], by number of labels."""
+    states = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * len(RATES)), states)
+    rates = np.repeat(np.float32(RATES), len(states.step) // len(RATES))
     predict = functools.partial(run.model.apply, train=False)
     program = None
     for labelled in images.labelled.values():
         places = side_by_side.draw_all(seeds, labelled, run.config.num_steps, BATCH)
-        args = states, images.stored, for_all(places, states)
+        args = states, images.stored, for_all(places, states), rates
         program = program or side_by_side.compile_steps(run, *args)
         trained, _ = program(*args)
+        judged = np.concatenate([images.val, images.test], axis=1)
         logits = side_by_side.over_images(
-            run, predict, trained.variables, images.stored["image"], judged
-        )
-        yield accuracy(logits, judged, images)
+            run, predict, trained.variables, images.stored["image"],
+            for_all(judged, states),
+        )  # fmt: skip
+        middle = images.val.shape[1]
+        parts = logits[:, :middle], logits[:, middle:]
+        yield [
+            accuracy(part, for_all(places, states), images).reshape(len(RATES), -1)
+            for part, places in zip(parts, (images.val, images.test), strict=True)
+        ]
+
+
+def choose_rates(accuracies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns test accuracies [labels, backbones, seeds], and rates without seeds.
+
+    Of accuracies [labels, val and test, rates, backbones, seeds]; the rate is that with
+    the best mean over seeds in validation.
+    """
+    val, test = accuracies[:, 0], accuracies[:, 1]
+    best = val.mean(-1).argmax(1)
+    chosen = np.take_along_axis(test, best[:, None, :, None], axis=1)[:, 0]
+    return chosen, np.array(RATES)[best]
 
 
 def for_all(rows: np.ndarray, states: TrainState) -> np.ndarray:
-    """Returns rows [seeds, ...] for all models, those of each backbone the same."""
+    """Returns rows [seeds, ...] for all models, seeds being the last of their axes."""
     times = len(states.step) // len(rows)
     return np.concatenate([rows] * times)
 
@@ -166,7 +183,7 @@ def probe(run: Run, states: TrainState, images: Images):
     def pooled(variables, seen):
         return run.model.apply(variables, seen, return_features=True)[1]["pooled"]
 
-    labels, judged = np.asarray(images.stored["label"]), for_all(images.judged, states)
+    labels, judged = np.asarray(images.stored["label"]), for_all(images.test, states)
     every = np.broadcast_to(np.arange(len(labels)), (len(judged), len(labels)))
     features = standardised(
         side_by_side.over_images(
@@ -175,7 +192,7 @@ def probe(run: Run, states: TrainState, images: Images):
         for_all(side_by_side.cut(images.train), states),
     )
     fit = functools.partial(logistic.fit_one, max_iterations=ITERATIONS)
-    program = jax.jit(jax.vmap(functools.partial(fit, PENALTY.value)))
+    program = jax.jit(jax.vmap(functools.partial(fit, PENALTY)))
     longest = max(len(own) for rows in images.labelled.values() for own in rows)
     for labelled in images.labelled.values():
         # All of one length, for one program: what is repeated weighs nothing.
@@ -203,7 +220,10 @@ def standardised(features: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def study(seeds: range, images: Images, names: list[str], dense: bool):
-    """Returns name -> "probe" and "fine_tune" -> accuracies [labels, seeds]."""
+    """Returns name -> "probe" and "fine_tune", accuracies [labels, seeds], and "rates".
+
+    Those [labels] are what "fine_tune" was done with. `dense`: that is, not ResNets.
+    """
     run = backbones.target_run(fine_tuning(), dense)
     parts = []
     for name in names:
@@ -213,17 +233,16 @@ def study(seeds: range, images: Images, names: list[str], dense: bool):
         everything = images.stored["image"], side_by_side.cut(images.train)
         parts.append(backbones.recalibrated(run, state, *everything))
     states = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-    shape = len(images.labelled), len(names), len(seeds)
-    found = {}
-    for name, values in (
-        ("probe", probe(run, states, images)),
-        ("fine_tune", fine_tune(run, states, images, seeds)),
-    ):
-        begun = time.perf_counter()
-        found[name] = np.stack(list(values)).reshape(shape)
-        logging.info("%s in %.1f s", name, time.perf_counter() - begun)
+    shape = len(names), len(seeds)
+    begun = time.perf_counter()
+    probed = np.stack(list(probe(run, states, images)))
+    logging.info("probed in %.1f s", time.perf_counter() - begun)
+    tuned = np.array(list(fine_tune(run, states, images, seeds)))
+    logging.info("and fine-tuned in %.1f s", time.perf_counter() - begun)
+    tuned, rates = choose_rates(tuned.reshape(*tuned.shape[:-1], *shape))
+    probed = probed.reshape(-1, *shape)
     return {
-        name: {way: values[:, n] for way, values in found.items()}
+        name: {"probe": probed[:, n], "fine_tune": tuned[:, n], "rates": rates[:, n]}
         for n, name in enumerate(names)
     }
 
@@ -236,7 +255,7 @@ def main(argv: list[str]) -> None:
         flags.FLAGS.backbones, flags.FLAGS.labels = ["scratch", *DENSE], ["1", "2"]
     begun = time.perf_counter()
     seeds = range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
-    images = load(seeds, SPLIT.value, LABELS.value)
+    images = load(seeds, LABELS.value)
     found: dict[str, Any] = {}
     for kinds in (RESNETS, DENSE):
         names = [name for name in kinds if name in BACKBONES.value]
@@ -248,12 +267,9 @@ def main(argv: list[str]) -> None:
         label_report.write(Path(OUTPUT.value), rows, LABELS.value)
     result = {
         "benchmark": "label_efficiency",
-        "split": SPLIT.value,
         "seeds": list(seeds),
-        "images": images.judged.shape[1],
-        "learning_rate": RATE.value,
+        "test_images": images.test.shape[1],
         "num_steps": STEPS.value,
-        "penalty": PENALTY.value,
         "rows": rows,
         "seconds": round(time.perf_counter() - begun, 1),
         "cpu_seconds": round(time.process_time(), 1),

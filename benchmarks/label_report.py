@@ -44,6 +44,8 @@ def rows_of(found: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]:
                 values = accuracies[way][place]
                 row = {"way": way, "backbone": name, "labels": count}
                 row |= with_ends("accuracy", interval(values))
+                if way == "fine_tune":
+                    row["learning_rate"] = float(accuracies["rates"][place])
                 base = NAMES[name][2]
                 if base in found and base != name:
                     less = found[base][way][place]
@@ -92,11 +94,11 @@ def lines(rows: list[dict[str, Any]], labels: list[str]) -> Iterator[str]:
 def write(folder: Path, rows: list[dict[str, Any]], labels: list[str]) -> None:
     """Writes label_efficiency.csv and label_efficiency.png into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    fields = list(dict.fromkeys(key for row in rows for key in row))
+    fields = dict.fromkeys(key for row in rows for key in row if key != "accuracies")
     with (folder / "label_efficiency.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fields[: fields.index("accuracies")] + [
-            key for key in fields if key.startswith("gain")
-        ], extrasaction="ignore", lineterminator="\n")  # fmt: skip
+        writer = csv.DictWriter(
+            file, fields, extrasaction="ignore", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
     plots.save(folder / "label_efficiency.png", draw, rows, labels)

@@ -71,9 +71,10 @@ def cut(rows: list[np.ndarray]) -> np.ndarray:
 def train(run: Run, states: TrainState, stored, places: np.ndarray) -> TrainState:
     """Returns the states after as many steps as `places` [models, steps, batch] has."""
     begun = time.perf_counter()
-    program = compile_steps(run, states, stored, places)
+    args = states, stored, places, np.ones(len(places), np.float32)
+    program = compile_steps(run, *args)
     seconds = time.perf_counter() - begun
-    states, losses = jax.block_until_ready(program(states, stored, places))
+    states, losses = jax.block_until_ready(program(*args))
     logging.info(
         "%s: %d models, %d steps in %.1f s, compiled in %.1f s, last losses %s",
         run.config.model.name, *places.shape[:2],
@@ -82,36 +83,41 @@ def train(run: Run, states: TrainState, stored, places: np.ndarray) -> TrainStat
     return states
 
 
-def compile_steps(run: Run, states: TrainState, stored, places: np.ndarray):
-    """Returns the program `(states, stored, places) -> (states, losses)`.
+def compile_steps(run: Run, states: TrainState, stored, places, factors):
+    """Returns the program `(states, stored, places, factors) -> (states, losses)`.
 
     `stored` are the images and labels that `places` [models, steps, batch] are of;
-    losses are [models, steps].
+    losses are [models, steps]. `factors` [models] are of the learning rate.
     """
-    step = functools.partial(
-        run.task.train_step,
-        model=run.model,
-        tx=run.tx,
-        schedule=run.schedule,
-        phase=run.plan.phases[0],
-        transform=run.transform,
-        config=run.config,
-    )
 
-    def take_steps(states, stored, places):
-        def one(state, places):
-            batch = {name: values[places] for name, values in stored.items()}
-            return step(state, batch)
+    def one(state, stored, places, factor):
+        batch = {name: values[places] for name, values in stored.items()}
 
+        def schedule(count):
+            return factor * run.schedule(count)
+
+        state, metrics = run.task.train_step(
+            state,
+            batch,
+            model=run.model,
+            tx=run.task.create_optimizer(run.config, schedule, run.plan.rows),
+            schedule=schedule,
+            phase=run.plan.phases[0],
+            transform=run.transform,
+            config=run.config,
+        )
+        return state, metrics["loss"]
+
+    def take_steps(states, stored, places, factors):
         def all_models(states, places):
-            states, metrics = jax.vmap(one)(states, places)
-            return states, metrics["loss"]
+            every = jax.vmap(one, in_axes=(0, None, 0, 0))
+            return every(states, stored, places, factors)
 
         states, losses = jax.lax.scan(all_models, states, places.swapaxes(0, 1))
         return states, losses.T
 
     with lowering.side_by_side(), lowering.inside_loop():
-        return jax.jit(take_steps).lower(states, stored, places).compile()
+        return jax.jit(take_steps).lower(states, stored, places, factors).compile()
 
 
 def over_images(run: Run, function: Callable, variables, images: jax.Array, places):
