@@ -114,10 +114,10 @@ def trunk_of(name: str, variables):
     if name == "tied":
         return {"params": {"autoencoder": variables["params"]}, "batch_stats": {}}
     found = {}
-    for name, tree in variables.items():
+    for collection, tree in variables.items():
         for step in TRUNKS[name]:
             tree = tree[step]
-        found[name] = {key: value for key, value in tree.items() if key != "fc"}
+        found[collection] = {key: value for key, value in tree.items() if key != "fc"}
     return found
 
 
