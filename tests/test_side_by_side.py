@@ -119,7 +119,7 @@ def test_convolutions_of_models_side_by_side_are_products(stride, size):
     def gradients():
         return jax.value_and_grad(lambda *args: loss(*args), argnums=(0, 1))
 
-    with lowering.side_by_side():
+    with lowering.side_by_side(), lowering.inside_loop():
         both = jax.make_jaxpr(jax.vmap(gradients()))(images, kernels)
         found = jax.jit(jax.vmap(gradients()))(images, kernels)
     assert "conv_general_dilated" not in str(both)
