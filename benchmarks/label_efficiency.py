@@ -54,7 +54,7 @@ from tljax.state import TrainState
 RESNETS = ("scratch", "supervised", "denoising", "masked", "gan")
 DENSE = ("dense", "tied")
 
-SEEDS = flags.DEFINE_integer("seeds", 5, "runs of everything, 2 or more")
+SEEDS = flags.DEFINE_integer("seeds", 8, "runs of everything, 2 or more")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "the first of them")
 BACKBONES = flags.DEFINE_list("backbones", [*RESNETS, *DENSE], "those that are tried")
 LABELS = flags.DEFINE_list("labels", ["1", "2", "5", "10", "all"], "for each class")
