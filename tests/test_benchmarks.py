@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
         ("probe_speed", {"ratio", "ratio_low", "ratio_high", "relative_difference"}),
         ("data_cost", {"ratio", "ratio_low", "ratio_high", "real_ratio"}),
         ("fine_tuning", {"ratio", "ratio_low", "ratio_high", "presets"}),
+        ("label_efficiency", {"rows", "seeds", "seconds"}),
     ],
 )
 def test_a_benchmark_ends_with_its_numbers(name, keys):
