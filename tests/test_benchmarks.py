@@ -46,6 +46,7 @@ def test_the_set_for_a_gpu_runs_to_its_end_without_one(tmp_path):
         ("throughput", {"images_per_second", "step_time_ms", "compile_seconds"}),
         ("scaling", {"axes", "device", "jax"}),
         ("report", {"rows"}),
+        ("label_efficiency", {"rows", "seeds", "seconds"}),
     ],
 )
 def test_a_benchmark_ends_with_its_numbers(name, keys):

@@ -2,6 +2,18 @@
 
 from tljax.models.lowering.convolution import convolve
 from tljax.models.lowering.forms import Window
-from tljax.models.lowering.mode import for_platform, inside_loop, plain
+from tljax.models.lowering.mode import (
+    for_platform,
+    inside_loop,
+    plain,
+    side_by_side,
+)
 
-__all__ = ["Window", "convolve", "for_platform", "inside_loop", "plain"]
+__all__ = [
+    "Window",
+    "convolve",
+    "for_platform",
+    "inside_loop",
+    "plain",
+    "side_by_side",
+]

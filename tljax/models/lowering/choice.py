@@ -1,10 +1,11 @@
 """Which form of a convolution's three operations is the fastest where.
 
 `why` is XLA's own time over that of the form, on 2 cores of an AMD EPYC with AVX-512,
-float32. Those of kernels of one pixel, of 2x2 maps and of weight gradients in loops were
-measured on the machine alone, jax 0.10.2; the others by `benchmarks/convolution.py` while
-others used it too, jax 0.10.2 and 0.12. The first row that holds is taken. Other
-platforms than CPUs have XLA's own, until a measurement there says otherwise.
+float32. Those of kernels of one pixel, of 2x2 maps and of weight gradients in loops
+were measured on the machine alone, jax 0.10.2; the others by
+`benchmarks/convolution.py` while others used it too, jax 0.10.2 and 0.12. The first row
+that holds is taken. Other platforms than CPUs have XLA's own, until a measurement there
+says otherwise.
 """
 
 import dataclasses
@@ -24,13 +25,14 @@ class Case:
       images: [b, h, w, cin].
       kernel: [kh, kw, cin / groups, cout].
       window: how the kernel moves.
-      looped: as in `Mode`.
+      looped, stacked: as in `Mode`.
     """
 
     images: tuple[int, ...]
     kernel: tuple[int, ...]
     window: Window
     looped: bool = False
+    stacked: bool = False
 
     @property
     def batch(self) -> int:
@@ -75,6 +77,7 @@ def always(case: Case) -> bool:
 FORWARD = [
     Row(lambda c: c.is_grouped, forms.forward_xla, "the only form"),
     Row(lambda c: c.is_pixel, forms.forward_pixels, "1.2-2"),
+    Row(lambda c: c.stacked, forms.forward_patches, "1.2-6, 5 models"),
     Row(lambda c: c.extent <= 2, forms.forward_patches, "65 at 2x2, 512 channels"),
     Row(
         lambda c: c.extent <= 7 and c.pixels <= 512,
@@ -87,6 +90,7 @@ FORWARD = [
 DATA = [
     Row(lambda c: c.is_grouped, forms.data_xla, "the only form"),
     Row(lambda c: c.is_pixel, forms.data_pixels, "1.2-2"),
+    Row(lambda c: c.stacked, forms.data_patches, "2-9, 5 models"),
     Row(lambda c: c.looped, forms.data_patches, "13-16 in a loop, 8x8, 16 channels"),
     Row(lambda c: c.extent <= 7, forms.data_patches, "1.2-20"),
     Row(
@@ -139,4 +143,5 @@ def form_of(rows: list[Row], images, kernel, window: Window, mode: Mode) -> Call
     """Returns the form of an operation, given the shapes of images and kernel."""
     if not mode.on_cpu:
         return rows[-1].form
-    return choose(rows, Case(tuple(images), tuple(kernel), window, mode.looped))
+    shapes = tuple(images), tuple(kernel)
+    return choose(rows, Case(*shapes, window, mode.looped, mode.stacked))

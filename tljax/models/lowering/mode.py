@@ -16,11 +16,13 @@ class Mode:
       platform: that the program is for, "" for JAX's default.
       plain: XLA's own operations everywhere, with the derivatives that JAX gives them.
       looped: the program stands in a loop, as the body of `lax.scan`.
+      stacked: several models go through it at once, each with kernels of its own.
     """
 
     platform: str = ""
     plain: bool = False
     looped: bool = False
+    stacked: bool = False
 
     @property
     def on_cpu(self) -> bool:
@@ -55,6 +57,15 @@ def inside_loop():
     On CPU, XLA's weight gradient of a convolution is 20 to 40 times slower there.
     """
     return changed(looped=True)
+
+
+def side_by_side():
+    """Returns a context for tracing what `vmap` makes of several models' parameters.
+
+    XLA has one convolution with as many groups as models for them, which is slow on
+    CPU; a product for each model is not.
+    """
+    return changed(stacked=True)
 
 
 def for_platform(platform: str):
