@@ -254,6 +254,7 @@ def judge(objective, model, config, state, batch):
     return of(state.variables, batch)
 
 
+@pytest.mark.slow
 def test_penalties_are_part_of_the_loss():
     """A gradient penalty of the Wasserstein loss only, R1 of any."""
     model, state, _ = make_parts(make_config(r1=1.0, width=2))
@@ -278,6 +279,7 @@ def test_penalties_are_part_of_the_loss():
     )
 
 
+@pytest.mark.slow
 def test_a_trunk_keeps_the_statistics_of_what_it_sees():
     """And has no vectors of spectral normalisation, which BatchNorm would undo."""
     config = make_config("resnet_gan", width=2, spectral_norm=True)

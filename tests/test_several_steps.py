@@ -65,7 +65,9 @@ def parts_of(task, config):
     return state, step
 
 
-@pytest.mark.parametrize("make", [classifier, autoencoder, gan])
+@pytest.mark.parametrize(
+    "make", [classifier, autoencoder, pytest.param(gan, marks=pytest.mark.slow)]
+)
 def test_a_call_takes_the_steps_that_are_asked_of_it(make):
     """Three at once or one by one, bit for bit; and those of the program of one."""
     mesh = parallel.create_mesh("cpu", 1)

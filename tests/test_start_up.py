@@ -65,6 +65,7 @@ def test_first_values_of_a_state():
     assert_equal(initial.evaluate(course.create), course.create())
 
 
+@pytest.mark.slow
 def test_first_values_of_a_gan(key):
     """Its vectors are computed from its kernels."""
     config = gans.make_config(spectral_norm=True)

@@ -96,6 +96,7 @@ def test_a_classifier_takes_the_encoder(encoded, tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, found, encoder)
 
 
+@pytest.mark.slow
 def test_a_gan_writes_its_measures_and_pictures(generated):
     _, workdir, result = generated
     for found in (result, result["ema"]):
@@ -114,6 +115,7 @@ def test_a_gan_writes_its_measures_and_pictures(generated):
     assert result["best_step"] == min(distances, key=distances.get)
 
 
+@pytest.mark.slow
 def test_a_gan_goes_on_as_if_it_had_not_been_interrupted(generated, tmp_path):
     config, workdir, result = generated
     interrupt(workdir, 2, tmp_path / "again")
@@ -135,6 +137,7 @@ def test_a_classifier_takes_the_trunk_in_one_command(tmp_path):
     assert {path.name for path in place.iterdir()} >= {"judge", "result.json"}
 
 
+@pytest.mark.slow
 def test_a_collapse_is_warned_of_with_its_step(
     generated, tmp_path, monkeypatch, capsys
 ):
@@ -147,6 +150,7 @@ def test_a_collapse_is_warned_of_with_its_step(
     assert "warning: step 1: the generated images differ" in out
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_end_a_gan(generated, tmp_path):
     """What was saved before stays."""
     config, workdir, _ = generated
@@ -204,6 +208,7 @@ def test_configs_that_cannot_be_are_refused(make, message):
         validate(make())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -222,6 +227,7 @@ def test_a_gan_that_cannot_be_is_refused(change, message, tmp_path, generated):
         train.train_and_evaluate(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_a_classifier_is_refused(encoded, generated, tmp_path):
     wide = Model(width=4, stem="small")
     for workdir, model, message in (
