@@ -10,14 +10,13 @@ import optax
 from flax import linen as nn
 
 from tljax import models, optim
-from tljax import plan as plan_lib
 from tljax.data import augment, views
 from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
 from tljax.models import devices
 from tljax.models.decoder import Found
 from tljax.plan import Phase
-from tljax.state import TrainState, average, enter_phase
+from tljax.state import TrainState, enter_phase
 from tljax.tasks.classification import PRECISIONS, see
 from tljax.tasks.corruption import hide, inputs, obscure, patch_grid, patch_size
 from tljax.tasks.reconstruction import (
@@ -29,6 +28,7 @@ from tljax.tasks.reconstruction import (
     whole,
 )
 from tljax.tasks.samples import COLUMNS, in_rows
+from tljax.tasks.update import descend
 
 # The metric that tells the best step, and its sign.
 SCORE = ("psnr", +1)
@@ -143,11 +143,10 @@ def train_step(
     config,
     **constants: Any,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Returns the state one step on, and scalars of the step in the loss's dtype.
+    """Returns the state one step on, and scalars of the step (see `descend`).
 
     `batch` is as in `classification.train_step`; its labels are not looked at. The
-    loss is the mean of `reconstruction.image_losses`. The metric `finite` is 1 where
-    loss, gradients, and the parameters and statistics that they change are numbers.
+    loss is the mean of `reconstruction.image_losses`.
     """
     key = devices.own(jax.random.fold_in(state.key, state.step))
     images, _ = see(key, batch, 1, transform, config.data.augment)
@@ -156,8 +155,7 @@ def train_step(
     sample_key = jax.random.fold_in(key, 3)
     model = model.clone(frozen_statistics=phase.frozen_statistics)
 
-    def loss_fn(trained):
-        params = plan_lib.join(state.params, trained)
+    def loss_fn(params):
         found, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             *inputs(seen, visible),
@@ -166,44 +164,9 @@ def train_step(
             rngs={"sample": sample_key},
         )
         losses = image_losses(found, images, visible, params, config)
-        return jnp.mean(losses), updated.get("batch_stats", {})
+        return jnp.mean(losses), (updated.get("batch_stats", {}), {})
 
-    def value_and_grad(trained):
-        found, grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        return found, devices.mean(grads)
-
-    trained = plan_lib.split(state.params, phase)
-    (loss, batch_stats), grads = value_and_grad(trained)
-    updates, opt_state = optax.with_extra_args_support(tx).update(
-        grads,
-        state.opt_state,
-        trained,
-        grad_fn=lambda there, _: value_and_grad(there)[1],  # SAM takes another.
-    )
-    trained = optax.apply_updates(trained, updates)
-    ema = state.ema
-    if ema:
-        now = {"params": trained, "batch_stats": batch_stats}
-        ema = average(ema, now, config.optim, state.step)
-
-    grad_norm = optax.tree.norm(grads)
-    state_norm = optax.tree.norm((trained, batch_stats))
-    loss = devices.mean(loss)
-    metrics = {
-        "loss": loss,
-        "learning_rate": schedule(state.step // config.optim.accumulate_steps),
-        "grad_norm": grad_norm,
-        "finite": jnp.isfinite(loss + grad_norm + state_norm),
-    }
-    metrics = jax.tree.map(functools.partial(jnp.asarray, dtype=loss.dtype), metrics)
-    state = state.replace(
-        step=state.step + 1,
-        params=plan_lib.join(state.params, trained),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        ema=ema,
-    )
-    return state, metrics
+    return descend(state, loss_fn, tx=tx, schedule=schedule, phase=phase, config=config)
 
 
 def eval_step(

@@ -1,6 +1,5 @@
 """Classification: a loss on labels, sums that are exact for any batch."""
 
-import functools
 import math
 from typing import Any
 
@@ -11,14 +10,14 @@ import optax
 from flax import linen as nn
 
 from tljax import models, optim
-from tljax import plan as plan_lib
 from tljax.data import augment, views
 from tljax.data.operations import Operation, RandomResizedCrop
 from tljax.data.transforms import Transform
 from tljax.models import devices
 from tljax.plan import Phase
-from tljax.state import TrainState, average, enter_phase
+from tljax.state import TrainState, enter_phase
 from tljax.tasks.losses import LOSSES, find_class_weights
+from tljax.tasks.update import descend
 
 PRECISIONS = {"float32": None, "bfloat16": jnp.bfloat16}
 
@@ -96,12 +95,10 @@ def train_step(
     config,
     class_weights: np.ndarray | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Returns the state one step on, and scalars of the step in the loss's dtype.
+    """Returns the state one step on, and scalars of the step (see `descend`).
 
     `batch` is {"image": uint8 [b, h, w, c], "label": int32 [b]}, with an "extent" where
-    photographs differ in shape. What does not train in the phase is not differentiated.
-    The metric `finite` is 1 where loss, gradients, and the parameters and statistics
-    that they change all are numbers.
+    photographs differ in shape.
     """
     key = devices.own(jax.random.fold_in(state.key, state.step))
     num_classes = model.num_classes
@@ -111,8 +108,7 @@ def train_step(
     loss_of = LOSSES[config.loss.name]
     model = model.clone(frozen_statistics=phase.frozen_statistics)
 
-    def loss_fn(trained):
-        params = plan_lib.join(state.params, trained)
+    def loss_fn(params):
         logits, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,
@@ -121,46 +117,10 @@ def train_step(
             rngs={"dropout": dropout_key},
         )
         loss = loss_of(logits, targets, config.loss, class_weights)
-        return loss, (logits, updated["batch_stats"])
+        right = jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)
+        return loss, (updated["batch_stats"], {"accuracy": jnp.mean(right)})
 
-    def value_and_grad(trained):
-        found, grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        return found, devices.mean(grads)
-
-    trained = plan_lib.split(state.params, phase)
-    (loss, (logits, batch_stats)), grads = value_and_grad(trained)
-    updates, opt_state = optax.with_extra_args_support(tx).update(
-        grads,
-        state.opt_state,
-        trained,
-        grad_fn=lambda there, _: value_and_grad(there)[1],  # SAM takes another.
-    )
-    trained = optax.apply_updates(trained, updates)
-    ema = state.ema
-    if ema:
-        now = {"params": trained, "batch_stats": batch_stats}
-        ema = average(ema, now, config.optim, state.step)
-
-    grad_norm = optax.tree.norm(grads)
-    state_norm = optax.tree.norm((trained, batch_stats))
-    right = jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)
-    loss, accuracy = devices.mean((loss, jnp.mean(right)))
-    metrics = {
-        "loss": loss,
-        "accuracy": accuracy,
-        "learning_rate": schedule(state.step // config.optim.accumulate_steps),
-        "grad_norm": grad_norm,
-        "finite": jnp.isfinite(loss + grad_norm + state_norm),
-    }
-    metrics = jax.tree.map(functools.partial(jnp.asarray, dtype=loss.dtype), metrics)
-    state = state.replace(
-        step=state.step + 1,
-        params=plan_lib.join(state.params, trained),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        ema=ema,
-    )
-    return state, metrics
+    return descend(state, loss_fn, tx=tx, schedule=schedule, phase=phase, config=config)
 
 
 def see(
