@@ -33,7 +33,7 @@ def prepare_steps(config: Config, workdir: Path) -> Steps:
     workdir.mkdir()
     run = prepare(config)
     start = begin_or_resume(run, workdir)
-    program = compile_steps(run).train_steps[0]
+    program = compile_steps(run).train_steps[0].wait()
     split = open_splits(run, Terminal("", 1, 1))["train"]
     stored = stored_images(run, split)
     batches = train_batches(run, split, 0)

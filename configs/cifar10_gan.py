@@ -4,9 +4,9 @@ python -m tljax.main --config=configs/cifar10_gan.py --workdir=DIR
 
 The recipe of Miyato et al. 2018 (arXiv 1802.05957, setting C with hinge loss): five
 steps of the discriminator on 64 images each for one of the generator. For FID and KID
-under their own names, take a file of FID's Inception weights in place of the classifier:
---config.judge=none --config.gan.judge=inception:PATH.pth, and num_samples=50000. Not run
-by its authors: no result is stated here.
+under their own names, a file of FID's Inception weights takes the classifier's place:
+--config.judge=none --config.gan.judge=inception:PATH.pth --config.gan.num_samples=50000
+Not run by its authors: no result is stated here.
 """
 
 from tljax.config import (

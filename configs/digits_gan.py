@@ -28,6 +28,7 @@ def get_config() -> Config:
         log_every=1000,
         eval_every=3000,
         checkpoint_every=3000,
+        steps_per_call=50,
         num_devices=1,
         judge=judge,
         model=Model(name="dcgan", width=32),

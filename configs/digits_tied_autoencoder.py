@@ -14,6 +14,7 @@ def get_config() -> Config:
         log_every=500,
         eval_every=1000,
         checkpoint_every=1000,
+        steps_per_call=100,
         num_devices=1,
         model=Model(name="tied_autoencoder"),
         data=Data(source="digits", batch_size=64),

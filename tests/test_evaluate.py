@@ -188,7 +188,7 @@ def test_a_folder_with_hard_names_and_a_bad_file(folder, call):
     assert all(row[0].startswith(f"test/{row[1]}/") for row in rows)
     assert [row["support"] for row in found["per_class"]] == [7, 6, 7]
     # Training images are seen as all others are, not as in training.
-    run = prepare(workdirs.load_config(workdir), workdir)
+    run = prepare(workdirs.load_classifier(workdir), workdir)
     shape = run.storage.canvases["val"]
     assert evaluate.storage_of(run, "train").canvases == {"train": shape}
     assert run.storage.canvases["train"] != shape
@@ -314,13 +314,13 @@ def test_a_config_comes_back_from_its_json(tmp_path):
     )
     record = workdirs.as_json(config)
     workdirs.write_json(tmp_path / "config.json", record)
-    found = workdirs.load_config(tmp_path)
+    found = workdirs.load_classifier(tmp_path)
     assert found == config
     assert workdirs.as_json(found) == record
     # A setting that an older version did not write has its default.
     del record["data"]["timeout"], record["pretrain"]["optim"]["b1"]
     workdirs.write_json(tmp_path / "config.json", record)
-    assert workdirs.load_config(tmp_path) == config
+    assert workdirs.load_classifier(tmp_path) == config
 
 
 @pytest.mark.parametrize(
@@ -337,10 +337,10 @@ def test_a_config_comes_back_from_its_json(tmp_path):
 def test_a_config_that_cannot_be_had_is_refused(tmp_path, change, words):
     workdirs.write_json(tmp_path / "config.json", change)
     with pytest.raises(ConfigError, match=words):
-        workdirs.load_config(tmp_path)
+        workdirs.load_classifier(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ConfigError, match="is not a config"):
-        workdirs.load_config(tmp_path)
+        workdirs.load_classifier(tmp_path)
 
 
 def test_the_best_step_is_that_of_training(digits, copy):

@@ -209,7 +209,7 @@ def test_the_output_is_a_workdir(runs, output, call, fast, tmp_path):
         given["params"]["fc"]["bias"], last_weights(output)["params"]["fc"]["bias"]
     )
     # A finished run returns its result, and trains nothing.
-    config = workdirs.load_config(output)
+    config = workdirs.load_classifier(output)
     assert train.train_and_evaluate(config, output) == result
     # Its own start is not there: one line.
     code, _, err = call(f"--workdir={output}", f"--output={tmp_path}/again")

@@ -262,22 +262,44 @@ def test_dry_run_shows_the_phases_of_a_plan(call, tmp_path):
     assert "compiled in" in process.stdout
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def parts_of(config):
+    """Returns a config and those of the runs that are made before it."""
+    inner = [each for each in (config.pretrain, config.judge) if each is not None]
+    return [config] + [part for each in inner for part in parts_of(each)]
+
+
+# Of each kind of run one is quick; the others take half a minute of compilation each.
+QUICK = ("digits", "digits_transfer", "digits_tied_autoencoder", "folder_finetune")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        path if path.stem in QUICK else pytest.param(path, marks=pytest.mark.slow)
+        for path in CONFIGS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_every_config_runs_two_steps(path, tmp_path):
     """Through the same loop, with fewer steps and narrower layers."""
     config = command_line.load(str(path))
-    parts = [config] if config.pretrain is None else [config, config.pretrain]
-    for part in parts:
+    for number, part in enumerate(parts_of(config)):
         part.num_steps = 2
         part.optim.warmup_steps = 0
         part.num_devices = 1
         part.num_epochs = 0
         part.model.width = 2
+        part.gan.num_samples = 16
+        part.autoencoder.patch_size = 0
+        part.precision = "float32"
+        if part.data.source.startswith("tfds:"):
+            part.data.source, part.data.image_size = "synthetic", 32
+            part.data.num_examples, part.data.batch_size = 100, 10
         if part.data.source.startswith("folder:"):
             # Published weights cannot be had here, and are as wide as they are.
             part.pretrained = ""
             part.data.source = (
-                f"folder:{pictures.write_digits(tmp_path / 'p', {'': 9})}"
+                f"folder:{pictures.write_digits(tmp_path / f'p{number}', {'': 9})}"
             )
             part.data.image_size, part.data.batch_size = 32, 4
     result = train.train_and_evaluate(config, tmp_path)
@@ -289,10 +311,8 @@ def test_every_config_runs_two_steps(path, tmp_path):
 def test_no_config_shares_a_section(path):
     """Else an override of the one run would change the other."""
     config = command_line.load(str(path))
-    parts = [config] if config.pretrain is None else [config, config.pretrain]
-    sections = [
-        getattr(p, n) for p in parts for n in ("model", "data", "optim", "loss")
-    ]
+    names = ("model", "data", "optim", "loss", "autoencoder", "gan")
+    sections = [getattr(p, n) for p in parts_of(config) for n in names]
     assert len({id(section) for section in sections}) == len(sections)
 
 

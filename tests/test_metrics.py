@@ -36,13 +36,18 @@ def writer(tmp_path):
     writer.close()
 
 
+def never(step, values):
+    """Warns of nothing."""
+    return ""
+
+
 def step_metrics(loss=1.0, finite=1.0):
     values = {"loss": loss, "grad_norm": 2.0, "finite": finite}
     return {name: jnp.float32(value) for name, value in values.items()}
 
 
 def test_metrics_are_read_one_step_late(writer, tmp_path):
-    recorder = metrics.Recorder(writer, metrics.Speed(4), log_every=1)
+    recorder = metrics.Recorder(writer, metrics.Speed(4), 1, never)
     recorder.speed.start(0)
     recorder.push(1, step_metrics(1.0))
     assert (tmp_path / "metrics.jsonl").read_text() == ""
@@ -58,7 +63,7 @@ def test_metrics_are_read_one_step_late(writer, tmp_path):
 
 
 def test_the_step_that_is_not_finite_is_named(writer):
-    recorder = metrics.Recorder(writer, metrics.Speed(4), log_every=0)
+    recorder = metrics.Recorder(writer, metrics.Speed(4), 0, never)
     recorder.push(1, step_metrics())
     recorder.push(2, step_metrics(float("nan"), finite=0.0))
     with pytest.raises(NonFiniteError, match="step 2: loss nan, gradient norm 2"):

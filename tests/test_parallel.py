@@ -7,20 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_model
 from phases import everything
 
 from tljax import parallel
-from tljax.config import Config, Model
+from tljax.config import Config, Loss
 from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
+from tljax.models import devices
 from tljax.tasks import classification
 
 
-def train(num_devices, num_steps=3):
+def train(num_devices, num_steps=3, mode="jit", **loss):
     """Returns the state after SGD steps over so many devices, and the last metrics."""
     mesh = parallel.create_mesh("cpu", num_devices)
-    config = Config(model=Model(width=4, stem="small"))
-    model = classification.create_model(config, 3)
+    config = Config(loss=Loss(**loss))
+    model = tiny_model.TinyNet(3)
     schedule = optax.constant_schedule(0.05)
     tx = optax.sgd(schedule)
     phase = everything(model, (8, 8, 1))
@@ -41,6 +43,7 @@ def train(num_devices, num_steps=3):
         phase=phase,
         transform=Transform(),
         config=config,
+        class_weights=np.array(config.loss.class_weights or [1.0, 1.0, 1.0]),
     )
     rng = np.random.default_rng(0)
     batches = [
@@ -51,7 +54,7 @@ def train(num_devices, num_steps=3):
         for _ in range(num_steps)
     ]
     step, seconds = parallel.compile_step(
-        step, state, batches[0], mesh=mesh, donate_state=True
+        step, state, batches[0], mesh=mesh, mode=mode, donate_state=True
     )
     assert seconds > 0
     for batch in batches:
@@ -69,6 +72,33 @@ def test_four_devices_give_the_numbers_of_one():
     close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6)
     jax.tree.map(close, one.variables, four.variables)
     close(one_metrics["grad_norm"], four_metrics["grad_norm"])
+
+
+def test_pmap_gives_the_numbers_of_jit():
+    """Gradients, weighted losses and BatchNorm statistics are of the whole batch."""
+    weights = (0.2, 1.0, 3.0)
+    one, one_metrics, _ = train(1, class_weights=weights)
+    four, four_metrics, step = train(4, mode="pmap", class_weights=weights)
+    assert "all-reduce" in step.as_text()
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6)
+    jax.tree.map(close, one.variables, four.variables)
+    jax.tree.map(close, one_metrics, four_metrics)
+
+
+def test_each_device_draws_numbers_of_its_own_under_pmap(key):
+    mesh = parallel.create_mesh("cpu", 4)
+
+    def drawn(state, batch):
+        one = jax.random.uniform(devices.own(key), ())
+        sums = devices.total((jnp.sum(batch["x"]), devices.count() / 4))
+        return devices.mean(one), devices.mean(one**2), sums
+
+    program, _ = parallel.compile_step(
+        drawn, 0, {"x": jnp.ones(4)}, mesh=mesh, mode="pmap"
+    )
+    mean, square, sums = program(0, parallel.shard_batch({"x": np.ones(4)}, mesh))
+    assert square - mean**2 > 1e-3
+    assert sums == (4, 4)
 
 
 def test_the_state_is_donated():

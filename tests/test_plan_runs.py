@@ -24,7 +24,9 @@ from tljax.tasks import classification
 def tiny_net(monkeypatch):
     """Runs train a TinyNet, which compiles in a moment."""
     monkeypatch.setattr(
-        classification, "create_model", lambda config, number: TinyNet(number)
+        classification,
+        "create_model",
+        lambda config, number, image_shape=None: TinyNet(number),
     )
 
 
@@ -223,7 +225,7 @@ def scripted(monkeypatch):
     def follow(accuracies, number=0, happens=kill):
         calls = []
 
-        def evaluate(run, programs, state, split):
+        def evaluate(run, programs, judge, state, split):
             calls.append(state)
             if len(calls) == number:
                 happens()

@@ -13,7 +13,7 @@ import recipe
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tljax import convert, entry, models, predict, train
+from tljax import checkpoint, convert, entry, models, predict, train
 from tljax.config import Config, Data, Model, Optim
 from tljax.data import augment, transforms
 from tljax.pretrained import files, mapping
@@ -94,7 +94,7 @@ def test_probabilities_are_those_of_the_network(trained, call, tmp_path):
     saved = find_saved(workdir)
     transform = saved_transform(saved)
     assert transform[:2] == (14, 12)
-    variables = predict.checkpoint.restore_variables(saved.folder)
+    variables = checkpoint.restore_variables(saved.folder)
     model = classification.create_model(config, 3)
     for name, row in zip(names, rows, strict=True):
         assert row[:2] == [f"{tmp_path}/new/{name}", ""]

@@ -59,16 +59,18 @@ class Course:
         )
         self.steps = {}
 
-    def begin(self):
-        create = functools.partial(
-            classification.create_state,
-            image_shape=IMAGE_SHAPE,
+    def create(self):
+        return classification.create_state(
+            jax.random.key(3),
+            IMAGE_SHAPE,
             model=TinyNet(),
             tx=self.tx,
             phase=self.plan.phases[0],
             config=self.config,
         )
-        return jax.jit(create)(jax.random.key(3))
+
+    def begin(self):
+        return jax.jit(self.create)()
 
     def enter(self, now, phase):
         keeps_average = self.config.optim.ema_decay > 0

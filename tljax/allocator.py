@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from pathlib import Path
 
 from absl import logging
 
@@ -13,16 +14,22 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
 VARIABLE = "TLJAX_KEEP_MEMORY"
 
 
+# What drivers of NVIDIA, AMD and Google put into /dev.
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel*")
+
+
 def keep_memory() -> bool:
     """Asks glibc to keep what it is given back, and returns whether it will.
 
     Arrays of tens of megabytes are else mapped and unmapped at every step, and the
-    kernel clears each of their pages. For a process that computes on CPU, before the
-    first large array; nothing is done where the C library is not glibc, and with the
-    environment variable TLJAX_KEEP_MEMORY=0. The price is that memory used once is kept
-    until the process ends, in one arena.
+    kernel clears each of their pages. To be called before the first large array and
+    before there are threads. Nothing is done where the C library is not glibc, where an
+    accelerator computes, and with TLJAX_KEEP_MEMORY=0 in the environment. The price:
+    memory used once is kept until the process ends.
     """
-    if os.environ.get(VARIABLE) == "0" or platform.libc_ver()[0] != "glibc":
+    if os.environ.get(VARIABLE) == "0" or not computes_on_cpu():
+        return False
+    if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
     settings = {
@@ -34,3 +41,10 @@ def keep_memory() -> bool:
     kept = all(library.mallopt(name, value) == 1 for name, value in settings.items())
     logging.debug("mallopt: %s", kept)
     return kept
+
+
+def computes_on_cpu() -> bool:
+    """Returns whether JAX will take CPUs, without loading it."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return True
+    return not any(any(Path("/dev").glob(name)) for name in ACCELERATORS)

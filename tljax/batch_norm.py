@@ -21,6 +21,7 @@ from tljax import parallel
 from tljax.data import views
 from tljax.data.operations import Mixing, Operation
 from tljax.data.transforms import Transform
+from tljax.models import devices
 from tljax.tasks import classification
 
 # Added to a variance by BatchNorm, and so to both variances that are compared.
@@ -113,7 +114,7 @@ def add_batch(
     What is drawn for them is a function of `key` and the number of the batch.
     """
     sums, variables = state
-    key = jax.random.fold_in(key, sums.batches)
+    key = devices.own(jax.random.fold_in(key, sums.batches))
     batch = views.gather(batch, stored)
     operations = tuple(each for each in operations if not isinstance(each, Mixing))
     images, _ = classification.see(key, batch, model.num_classes, transform, operations)
@@ -157,7 +158,7 @@ def measure(
     All else is what it was, bit for bit. `program` is of `compile_add`; variables and
     batches are on the devices.
     """
-    sums = jax.device_put(no_sums(variables, names), parallel.replicated(mesh))
+    sums = parallel.replicate(no_sums(variables, names), mesh)
     for batch in batches:
         sums = program((sums, variables), batch, stored)
         # Few steps are under way at a time, as in training.

@@ -40,7 +40,8 @@ class Checkpoints:
     def __init__(self, directory: Path, config):
         self.directory = directory.absolute()
         self.directory.mkdir(exist_ok=True)
-        self.remove_unfinished()
+        if jax.process_index() == 0:
+            self.remove_unfinished()
         self.saving: int | None = None
         latest_steps = preservation_policy.LatestN(config.keep_checkpoints)
         best_step = preservation_policy.BestN(
@@ -104,7 +105,12 @@ class Checkpoints:
             raise self.failed(error) from error
 
     def poll(self) -> None:
-        """Raises CheckpointError if the save under way has failed; does not wait."""
+        """Raises CheckpointError if the save under way has failed; does not wait.
+
+        Several processes would: they are told when they save again.
+        """
+        if jax.process_count() > 1:
+            return
         if self.saving is not None and not self.manager.is_saving_in_progress():
             self.wait()
 
@@ -138,6 +144,8 @@ class Checkpoints:
 
     def write_manifest(self) -> None:
         """Writes the hashes of all files of the step that Orbax is about to rename."""
+        if jax.process_index() > 0:
+            return
         (folder,) = self.directory.glob(f"{self.saving}.orbax-checkpoint-tmp")
         hashes = {
             str(path.relative_to(folder)): sha256(path)
@@ -189,8 +197,10 @@ def best(directory: Path) -> Path | None:
     return max(found, key=found.get, default=None)
 
 
-def restore(folder: Path, state: Any, sharding: jax.sharding.Sharding) -> Any:
+def restore(folder: Path, state: Any, shardings: Any) -> Any:
     """Returns the state saved in `folder`, with the tree and shapes of `state`.
+
+    It lies as `shardings` say, one or a tree of them, however it lay when it was saved.
 
     Every file is compared with its hash first. Raises CheckpointError, naming step and
     file, where one is missing or differs, and where names or shapes are others.
@@ -204,9 +214,14 @@ def restore(folder: Path, state: Any, sharding: jax.sharding.Sharding) -> Any:
             f"checkpoint step {folder.name} in {folder.parent} does not fit this run "
             f"(- unused, + missing, or other shapes): {'; '.join(differences)}"
         )
+    if isinstance(shardings, jax.sharding.Sharding):
+        shardings = jax.tree.map(lambda leaf: shardings, state)
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
         state,
+        shardings,
     )
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         return read(folder, checkpointer, "state", ocp.args.StandardRestore(target))

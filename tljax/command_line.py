@@ -27,6 +27,11 @@ HELP = f"""{USAGE}
   --dry_run         print model, schedule and memory, compile the steps, stop
   --help            this text
 
+  --coordinator=HOST:PORT --num_processes=N --process_id=I
+                    one of N processes that are one run, each with devices of its own;
+                    HOST:PORT is where the first one, 0, can be reached. With "auto",
+                    Slurm, Kubernetes and others tell; srun need not be named
+
 Fields of the config; those of --config.pretrain and --config.judge, where they are
 set, are the same again:
 """
@@ -40,6 +45,9 @@ class Options(NamedTuple):
     config: Config
     workdir: str
     dry_run: bool
+    coordinator: str = ""
+    num_processes: int = 1
+    process_id: int = 0
 
 
 def parse(argv: list[str]) -> Options:
@@ -50,10 +58,14 @@ def parse(argv: list[str]) -> Options:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "where the run lives", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "show, compile, stop", flag_values=values)
+    flags.DEFINE_string("coordinator", "", "of processes", flag_values=values)
+    flags.DEFINE_integer("num_processes", 1, "of the run", flag_values=values)
+    flags.DEFINE_integer("process_id", 0, "which this is", flag_values=values)
     config = parse_config(argv, values, USAGE)
     if not values.workdir and not values.dry_run:
         raise ConfigError(f"--workdir is missing; usage: {USAGE}")
-    return Options(config, values.workdir, values.dry_run)
+    others = values.coordinator, values.num_processes, values.process_id
+    return Options(config, values.workdir, values.dry_run, *others)
 
 
 def parse_config(argv: list[str], values: flags.FlagValues, usage: str) -> Config:

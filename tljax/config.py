@@ -71,7 +71,17 @@ class Config:
         free=True,
     )
     compile: str = setting(
-        "jit", "how steps are compiled over the devices", choices=COMPILE_MODES
+        "jit",
+        "how steps are compiled over the devices: as one program of the whole batch, "
+        "or one of its part on each device, which draws numbers of its own",
+        choices=COMPILE_MODES,
+    )
+    steps_per_call: int = setting(
+        1,
+        "steps that one call of the compiled program takes: for networks so small that "
+        "calling it costs more than the step",
+        low=1,
+        free=True,
     )
     precision: str = setting(
         "float32",
@@ -80,6 +90,12 @@ class Config:
     )
     device: str = setting("", "cpu, gpu or tpu; empty = the best there is", free=True)
     num_devices: int = setting(0, "devices to use; 0 = all", low=0, free=True)
+    shard_params: bool = setting(
+        False,
+        "have each device hold a share of parameters, optimiser and moving average in "
+        "place of all of it",
+        free=True,
+    )
     pretrained: str = setting(
         "", f"weights to start from: {', '.join(FORMS)}; empty = random"
     )

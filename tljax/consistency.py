@@ -23,6 +23,11 @@ def check(config, prefix: str) -> None:
             "both set; a run starts from one of them"
         )
     check_pretrained(config, prefix)
+    if config.shard_params and config.compile != "jit":
+        raise ConfigError(
+            f"{prefix}.shard_params cannot be had with {prefix}.compile = "
+            f"{config.compile!r}, whose devices hold the whole state; take 'jit'"
+        )
     sources.check(data.source, f"{prefix}.data.source")
     operations.check(data.augment)
     if config.loss.class_weights and not any(config.loss.class_weights):
@@ -64,6 +69,11 @@ def check_task(config, prefix: str) -> None:
         raise ConfigError(
             f"{prefix}.pretrained and {prefix}.pretrain are for {prefix}.task = "
             f"'classification'; {config.task!r} begins at random weights"
+        )
+    if config.model.remat:
+        raise ConfigError(
+            f"{prefix}.model.remat is for {prefix}.task = 'classification', not for "
+            f"{config.task!r}"
         )
     if config.plan.rows or config.plan.preset != "full":
         raise ConfigError(

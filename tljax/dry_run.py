@@ -1,9 +1,11 @@
 """What a run would be: its model, learning rates and memory, with compiled steps."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from tljax import plan_table
+from tljax import parallel, plan_table, sharding
 from tljax.config import Config
 from tljax.programs import compile_steps
 from tljax.run import Run, prepare
@@ -61,27 +63,28 @@ def print_memory(run: Run) -> None:
     """
     state = run.abstract_state(run.plan.phases[-1])
     programs = compile_steps(run)
+    stored = run.abstract_stored()
+    placed = run.placements(state)
+    batch = run.abstract_batch("train")
     parts = {
-        "parameters": state.params,
-        "BatchNorm statistics": state.batch_stats,
-        "optimiser": state.opt_state,
-        "moving average": state.ema,
-        "batch": run.abstract_batch("train"),
-        "training images": run.abstract_stored(),
+        "parameters": (state.params, placed.params),
+        "BatchNorm statistics": (state.batch_stats, placed.batch_stats),
+        "optimiser": (state.opt_state, placed.opt_state),
+        "moving average": (state.ema, placed.ema),
+        "batch": (batch, parallel.batch_shardings(batch, run.mesh)),
+        "training images": (stored, run.placements(stored)),
     }
     print("memory on each device")
     for name, tree in parts.items():
-        share = run.mesh.size if name == "batch" else 1
-        print(f"  {name:22} {megabytes(tree) / share:10.2f} MB")
+        print(f"  {name:22} {megabytes(*tree):10.2f} MB")
     needs = max(
-        program.memory_analysis().temp_size_in_bytes
+        program.wait().memory_analysis().temp_size_in_bytes
         for program in programs.train_steps.values()
     )
     print(f"  {'activations, gradients':22} {needs / 1e6:10.2f} MB")
     print(f"steps compiled in {programs.seconds:.1f} s")
 
 
-def megabytes(tree) -> float:
-    """Returns the size of all arrays of a tree in 10^6 bytes."""
-    leaves = jax.tree.leaves(tree)
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / 1e6
+def megabytes(tree: Any, shardings: Any) -> float:
+    """Returns the size of a device's part of all arrays of a tree in 10^6 bytes."""
+    return sharding.bytes_on_a_device(tree, shardings) / 1e6

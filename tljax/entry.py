@@ -9,6 +9,7 @@ from collections.abc import Callable
 import absl.logging
 from absl import flags
 
+from tljax import allocator
 from tljax.errors import ConfigError, Hung, RunError
 
 
@@ -17,13 +18,20 @@ def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop_at_once)
     signal.signal(signal.SIGINT, stop_at_once)
     keep_failures_short()
+    allocator.keep_memory()
+    import jax  # It takes a second, in which a signal may come already.
+
+    from tljax import compiled
+
     try:
-        run(argv)
+        with compiled.cache():
+            run(argv)
     except RunError as error:
         # A path may hold line breaks and terminal codes.
         line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
         print(f"tljax: {line}", file=sys.stderr)
-        if isinstance(error, Hung):  # Python would wait for the hanging thread.
+        # Python would wait for a hanging thread, JAX for the other processes.
+        if isinstance(error, Hung) or jax.process_count() > 1:
             sys.stdout.flush()
             os._exit(error.exit_code)
         return error.exit_code

@@ -18,7 +18,6 @@ from tljax import network, parallel, workdirs
 from tljax.data import augment, examples, loader, views
 from tljax.data.examples import Examples
 from tljax.errors import ConfigError
-from tljax.evaluation import generative, plots, sheets
 from tljax.models.inception import FidInception
 from tljax.pretrained import inception
 from tljax.run import Run
@@ -71,6 +70,7 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
         (run.abstract_state().variables, jax.eval_shape(lambda: jax.random.key(0))),
         jax.ShapeDtypeStruct((size,), jnp.int32),
         mesh=run.mesh,
+        shard_params=run.config.shard_params,
     )
     labels = split.split.labels
     counts = np.bincount(labels, minlength=len(run.source.class_names))
@@ -131,6 +131,8 @@ def show_classes(judge: Judge, run: Run, result: dict[str, Any], path: Path) -> 
     """Draws the classes that samples are taken for, where the judge knows classes."""
     result = result.get("ema", result)
     if "class_histogram" in result:
+        from tljax.evaluation import plots, sheets  # Matplotlib takes long to import.
+
         counts = np.array(result["class_histogram"])
         names = run.source.class_names
         plots.save(path, sheets.class_bars, counts, judge.counts, names)
@@ -164,6 +166,8 @@ def measure(judge: Judge, run: Run, variables: Any) -> dict[str, Any]:
     their own names, and the same distance between the two halves of the real images,
     "fd_real_halves", which a perfect generator would have.
     """
+    from tljax.evaluation import generative  # scikit-learn takes long to import.
+
     number = run.config.gan.num_samples
     features, logs = look_at(judge, samples(judge, run, variables), number, run.mesh)
     scores = generative.scores(judge.real, features, judge.name)

@@ -4,12 +4,14 @@ The range test of Smith 2015 (arXiv 1506.01186): the rate grows from step to ste
 a geometric series, until the loss runs away. Where it falls fastest is a good rate.
 """
 
+import dataclasses
 import math
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 from absl import flags
@@ -125,7 +127,10 @@ def run_test(
     rates = np.geomspace(low, high, updates)
     schedule = growing(low, high, updates)
     tx = optim.create_optimizer(optim_config, schedule, run.plan.rows)
-    run = run._replace(schedule=schedule, tx=tx)
+    # Each loss is looked at before the next step.
+    config = dataclasses.replace(run.config, steps_per_call=1)
+    run = run._replace(config=config, schedule=schedule, tx=tx)
+    run = run._replace(shapes=jax.eval_shape(run.create_state))
     state, news = begin(run)
     terminal.say(news)
     split = open_splits(run, terminal)["train"]

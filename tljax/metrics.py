@@ -12,7 +12,6 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from tljax.errors import NonFiniteError
-from tljax.evaluation import sheets
 from tljax.terminal import Terminal
 
 
@@ -48,9 +47,10 @@ class Speed:
 
 
 class Recorder:
-    """Reads each step's metrics once the next step has been sent to the device.
+    """Reads each call's metrics once the next call has been sent to the device.
 
-    So the device has work while the host waits, and at most two steps are under way.
+    So the device has work while the host waits, and at most two calls are under way. A
+    call takes one step, or several.
     """
 
     def __init__(
@@ -64,30 +64,42 @@ class Recorder:
         self.speed = speed
         self.log_every = log_every
         self.warn = warn
-        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.pending: tuple[int, dict[str, jax.Array], int] | None = None
 
-    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes the metrics of `step` and reads those of the step before.
+    def push(self, step: int, metrics: dict[str, jax.Array], count: int = 1) -> None:
+        """Takes the metrics of a call of `count` steps, the last of them `step`.
 
-        Raises NonFiniteError where these are not finite.
+        Reads those of the call before; raises NonFiniteError where they are not finite.
         """
-        before, self.pending = self.pending, (step, metrics)
+        before, self.pending = self.pending, (step, metrics, count)
         if before is not None:
             self.read(*before)
 
     def flush(self) -> None:
-        """Reads the metrics of the last step, which is done when this returns.
+        """Reads the metrics of the last call, which is done when this returns.
 
         Raises NonFiniteError where they are not finite.
         """
         if self.pending is not None:
-            (step, metrics), self.pending = self.pending, None
-            self.read(step, metrics)
+            (step, metrics, count), self.pending = self.pending, None
+            self.read(step, metrics, count)
             self.speed.measure(step)
 
-    def read(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Waits for the metrics of a step, checks them, writes them where due."""
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    def read(self, last: int, metrics: dict[str, jax.Array], count: int) -> None:
+        """Waits for the metrics of a call, and checks and writes those of each step."""
+        rows = {
+            name: np.atleast_1d(values).tolist()
+            for name, values in jax.device_get(metrics).items()
+        }
+        steps = range(last - count + 1, last + 1)
+        speed = 0.0
+        if any(is_due(step, self.log_every) for step in steps):
+            speed = self.speed.measure(last)
+        for place, step in enumerate(steps):
+            self.note(step, {name: row[place] for name, row in rows.items()}, speed)
+
+    def note(self, step: int, values: dict[str, float], speed: float) -> None:
+        """Checks the metrics of a step, and writes them where due."""
         if not values.pop("finite"):
             raise NonFiniteError(
                 f"step {step}: loss {values['loss']:g}, gradient norm "
@@ -95,7 +107,7 @@ class Recorder:
                 "was saved; try a lower optim.learning_rate, or optim.clip_norm"
             )
         if is_due(step, self.log_every):
-            values["images_per_second"] = self.speed.measure(step)
+            values["images_per_second"] = speed
             self.writer.write(step, "train", values)
             if warning := self.warn(step, values):
                 self.writer.terminal.say(f"warning: {warning}")
@@ -148,6 +160,10 @@ class Writer:
 
         And into TensorBoard. A full disk costs a warning, not the run.
         """
+        if not pictures:
+            return
+        from tljax.evaluation import sheets  # Matplotlib takes half a second.
+
         for name, images in pictures.items():
             columns, *shape = images.shape[1:]
             page = sheets.sheet(images.reshape(-1, *shape), columns)
@@ -163,6 +179,32 @@ class Writer:
         self.terminal.close()
         self.file.close()
         self.events.close()
+
+
+class NoWriter:
+    """What writes nothing, for processes beside the one that does."""
+
+    def __init__(self, terminal: Terminal):
+        self.terminal = terminal
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Writes nothing."""
+
+    def show(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Ends the progress bar, which is not shown."""
+        self.terminal.close()
+
+
+def open_writer(
+    workdir: Path, terminal: Terminal, first_step: int
+) -> Writer | NoWriter:
+    """Returns what writes metrics: of several processes the first does."""
+    if jax.process_index() > 0:
+        return NoWriter(terminal)
+    return Writer(workdir, terminal, first_step)
 
 
 def keep_until(path: Path, step: int) -> None:

@@ -1,10 +1,13 @@
 """The compiled steps of a run: one of training for each phase, one of evaluation."""
 
 import functools
+import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from tljax import parallel
 from tljax.data import views
@@ -13,76 +16,162 @@ from tljax.plan import Phase
 from tljax.run import Run
 
 
+class Program:
+    """A program that a thread compiles; what calls it waits for it."""
+
+    def __init__(self, worker: Executor, lower: Callable[[], jax.stages.Lowered]):
+        """The worker is to call `lower`, and to compile what it returns.
+
+        `took` are the seconds of both, once it is compiled.
+        """
+        self.worker = worker
+        self.lower = lower
+        self.took: dict[str, float] = {}
+        self.future: Future | None = None
+
+    def begin(self) -> None:
+        """Has it compiled."""
+        if self.future is None:
+            self.future = self.worker.submit(self.make)
+
+    def make(self) -> jax.stages.Compiled:
+        """Returns the compiled program, and notes what it took."""
+        start = time.perf_counter()
+        lowered = self.lower()
+        traced = time.perf_counter()
+        compiled = lowered.compile()
+        compiling = time.perf_counter() - traced
+        self.took = {"trace": traced - start, "compile": compiling}
+        return compiled
+
+    def wait(self) -> jax.stages.Compiled:
+        """Returns it when it is compiled; raises what went wrong."""
+        self.begin()
+        return self.future.result()
+
+    def __call__(self, *args: Any) -> Any:
+        """Returns what the program does of its arguments."""
+        return self.wait()(*args)
+
+
 class Programs(NamedTuple):
-    """Compiled steps.
+    """The steps of a run, compiled one after another when they are begun, or used.
 
     Attributes:
-      train_steps: first step of a phase -> `train_step(state, batch, stored)`.
+      train_steps: first step of a phase -> `train_step(state, batch, stored)`, which
+        takes `config.steps_per_call` steps.
       eval_step: `eval_step(variables, batch)`.
       draw: `draw((variables, key), batch)`, pictures by name; None for a classifier.
-      seconds: that tracing and compiling them took.
+      worker: the thread.
     """
 
-    train_steps: dict[int, jax.stages.Compiled]
-    eval_step: jax.stages.Compiled
-    draw: jax.stages.Compiled | None
-    seconds: float
+    train_steps: dict[int, Program]
+    eval_step: Program
+    draw: Program | None
+    worker: Executor
+
+    @property
+    def seconds(self) -> float:
+        """What tracing and compiling all of them took; waits for the last."""
+        programs = self.all()
+        for program in programs:
+            program.wait()
+        return sum(sum(program.took.values()) for program in programs)
+
+    def all(self) -> list[Program]:
+        """Returns every program."""
+        programs = [*self.train_steps.values(), self.eval_step, self.draw]
+        return [program for program in programs if program is not None]
+
+    def begin(self) -> None:
+        """Has all of them compiled."""
+        for program in self.all():
+            program.begin()
+
+    def close(self) -> None:
+        """Has nothing more compiled."""
+        self.worker.shutdown(wait=False, cancel_futures=True)
 
 
 def compile_steps(run: Run, first_step: int = 0) -> Programs:
     """Returns the steps that a run takes after `first_step`, and that of evaluation.
 
-    Raises ConfigError where the model cannot be trained on such a batch.
+    The first of training is begun. Does not wait until they are compiled. They raise
+    ConfigError, when they are first used, where the model cannot be trained on such a
+    batch.
     """
+    worker = ThreadPoolExecutor(1, "compile")
     first = run.plan.phase_of(first_step)
-    train_steps, seconds = {}, 0.0
-    for phase in run.plan.phases:
-        if phase.start >= first.start:
-            train_steps[phase.start], took = compile_train_step(run, phase)
-            seconds += took
+    size = run.config.steps_per_call
+    train_steps = {
+        phase.start: Program(
+            worker, functools.partial(lower_train_step, run, phase, size)
+        )
+        for phase in run.plan.phases
+        if phase.start >= first.start
+    }
+    train_steps[first.start].begin()
+    eval_step = Program(worker, functools.partial(lower_eval_step, run))
+    draw = None
+    if hasattr(run.task, "draw"):
+        draw = Program(worker, functools.partial(lower_draw, run))
+    return Programs(train_steps, eval_step, draw, worker)
+
+
+def lower_eval_step(run: Run) -> jax.stages.Lowered:
+    """Returns the step of evaluation, traced."""
     eval_step = functools.partial(
         run.task.eval_step, model=run.model, transform=run.transform, config=run.config
     )
-    eval_program, took = parallel.compile_step(
+    return parallel.lower_step(
         eval_step,
         run.abstract_state().variables,
         run.abstract_batch("val"),
         mesh=run.mesh,
         mode=run.config.compile,
+        shard_params=run.config.shard_params,
     )
-    draw, drawing = compile_draw(run)
-    return Programs(train_steps, eval_program, draw, seconds + took + drawing)
 
 
-def compile_draw(run: Run) -> tuple[jax.stages.Compiled | None, float]:
-    """Returns what draws pictures, None for a task without, and the seconds."""
-    draw = getattr(run.task, "draw", None)
-    if draw is None:
-        return None, 0.0
+def lower_draw(run: Run) -> jax.stages.Lowered:
+    """Returns what draws pictures, traced."""
     options = {"model": run.model, "transform": run.transform, "config": run.config}
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return parallel.compile_step(
-        lambda parts, batch: draw(parts[0], batch, parts[1], **options),
+    return parallel.lower_step(
+        lambda parts, batch: run.task.draw(parts[0], batch, parts[1], **options),
         (run.abstract_state().variables, key),
         run.abstract_batch("val"),
         mesh=run.mesh,
+        shard_params=run.config.shard_params,
     )
 
 
 def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, float]:
-    """Returns the step of a phase, and the seconds that compiling it took.
+    """Returns the single step of a phase, and the seconds that compiling it took."""
+    start = time.perf_counter()
+    compiled = lower_train_step(run, phase).compile()
+    return compiled, time.perf_counter() - start
 
-    The program takes over the buffers of the state. Raises as `compile_steps`.
+
+def lower_train_step(
+    run: Run, phase: Phase, steps_per_call: int = 1
+) -> jax.stages.Lowered:
+    """Returns the step of a phase, traced.
+
+    The program takes over the buffers of the state. Raises ConfigError where the model
+    cannot be trained on such a batch.
     """
     try:
-        return parallel.compile_step(
+        return parallel.lower_step(
             train_step(run, phase),
             run.abstract_state(phase),
-            run.abstract_batch("train"),
+            abstract_batches(run, steps_per_call),
             run.abstract_stored(),
             mesh=run.mesh,
             mode=run.config.compile,
+            steps_per_call=steps_per_call,
             donate_state=True,
+            shard_params=run.config.shard_params,
         )
     except ValueError as error:
         if "BatchNorm" not in str(error):
@@ -90,6 +179,38 @@ def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, flo
         raise ConfigError(
             f"batch {run.batch_size} of images of {run.image_shape[0]} px: {error}"
         ) from error
+
+
+def check_memory(run: Run, program: jax.stages.Compiled) -> None:
+    """Raises ConfigError where a step needs more memory than a device has.
+
+    It names a batch that would fit, as far as what a step needs beside its arguments
+    grows with the batch.
+    """
+    has, needs = parallel.memory_of(run.mesh), parallel.memory_needed(program)
+    if not has or needs <= has:
+        return
+    beside = program.memory_analysis().temp_size_in_bytes
+    share = (has - (needs - beside)) / beside
+    fits = int(share * run.batch_size) // run.mesh.size * run.mesh.size
+    advice = f"a batch of {fits} would fit" if fits > 0 else "no batch would fit"
+    raise ConfigError(
+        f"config.data.batch_size = {run.batch_size} of images of "
+        f"{run.image_shape[0]} px needs about {needs / 1e9:.2f} GB on each device, "
+        f"which has {has / 1e9:.2f} GB; {advice}"
+    )
+
+
+def abstract_batches(run: Run, number: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shapes and dtypes of so many training batches as a step takes them."""
+    batch = run.abstract_batch("train")
+    if number == 1:
+        return batch
+    several = {
+        name: jax.ShapeDtypeStruct((number, *leaf.shape), leaf.dtype)
+        for name, leaf in batch.items()
+    }
+    return several | {"steps": jax.ShapeDtypeStruct((), jnp.int32)}
 
 
 def train_step(run: Run, phase: Phase) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tljax import batch_norm
+from tljax import batch_norm, parallel
 from tljax.batch_norm import Drift
 from tljax.batches import train_batches
 from tljax.data.examples import Examples
@@ -87,7 +87,7 @@ def recalibrate(
         return state, []
     frozen = run.plan.phases[0].frozen_statistics - layers
     meter = open_meter(run, layers, frozen, split, stored)
-    variables = measure(meter, state.variables)
+    variables = measure(meter, parallel.replicate(state.variables, run.mesh))
     moved = batch_norm.drift(state.batch_stats, variables["batch_stats"])
     moved = [row for row in moved if row.layer in layers]
     return begin_with(run, state, variables), moved

@@ -1,6 +1,7 @@
 """What a run consists of: its parts and its first state."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tljax import checkpoint, optim, parallel, presets, terminal, workdirs
+from tljax import checkpoint, optim, parallel, presets, sharding, terminal, workdirs
 from tljax import plan as plan_lib
 from tljax.config import Config
 from tljax.consistency import check_steps, check_unfreezing
@@ -46,7 +47,8 @@ class Run(NamedTuple):
 
     `given` are the weights to start from, None for a random start and where the run
     goes on from what is `saved`; `transform` is how images are made in it, `storage`
-    how they are kept, `plan` what of the model trains when.
+    how they are kept, `plan` what of the model trains when; `shapes` are those of the
+    state before the first step.
     """
 
     config: Config
@@ -62,11 +64,17 @@ class Run(NamedTuple):
     plan: TrainingPlan
     schedule: optax.Schedule
     tx: optax.GradientTransformation
+    shapes: TrainState | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of what the network sees."""
         return self.transform.crop, self.transform.crop, self.source.channels
+
+    @property
+    def first_step(self) -> int:
+        """The steps already done."""
+        return 0 if self.saved is None else int(self.saved.folder.name)
 
     def create_state(self) -> TrainState:
         """Returns the random state before the first step."""
@@ -86,10 +94,13 @@ class Run(NamedTuple):
 
     def abstract_state(self, phase: Phase | None = None) -> TrainState:
         """Returns shapes and dtypes of the state in a phase, by default the first."""
-        state = jax.eval_shape(self.create_state)
-        if phase is None:
-            return state
-        return jax.eval_shape(lambda state: self.enter_phase(state, phase), state)
+        if phase is None or phase == self.plan.phases[0]:
+            return self.shapes
+        return jax.eval_shape(lambda state: self.enter_phase(state, phase), self.shapes)
+
+    def placements(self, tree: Any) -> Any:
+        """Returns how a state, or variables of it, lie on the devices."""
+        return sharding.placements(tree, self.mesh, self.config.shard_params)
 
     def keeps_head(self) -> bool:
         """Returns whether the head of the given weights is taken."""
@@ -128,6 +139,25 @@ class Run(NamedTuple):
             f"in {len(self.source.class_names)} classes; batch {self.batch_size} on "
             f"{self.mesh.size} {self.mesh.devices.flat[0].platform} device(s)"
         )
+
+
+def call_lengths(run: Run, first_step: int) -> Iterator[int]:
+    """Yields how many steps each call after `first_step` takes.
+
+    They are `config.steps_per_call`, or fewer where something is to be done between
+    steps before: a validation, a checkpoint, a new phase, the end.
+    """
+    config, step = run.config, first_step
+    cadences = [
+        every for every in (config.eval_every, config.checkpoint_every) if every
+    ]
+    starts = [phase.start for phase in run.plan.phases]
+    while step < config.num_steps:
+        ends = [step + config.steps_per_call, config.num_steps]
+        ends += [step - step % every + every for every in cadences]
+        ends += [start for start in starts if start > step]
+        yield min(ends) - step
+        step = min(ends)
 
 
 def abstract_images(number: int, canvas) -> dict[str, jax.ShapeDtypeStruct]:
@@ -175,6 +205,7 @@ def prepare(
         config, task, mesh, source, batch_size, saved, given, transform, storage, model,
         plan, schedule, tx,
     )  # fmt: skip
+    run = run._replace(shapes=jax.eval_shape(run.create_state))
     if given is not None:
         transplant.check(given, run.abstract_state().variables, run.keeps_head())
     return run

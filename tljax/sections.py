@@ -49,6 +49,13 @@ class Model:
         low=0,
         below=1,
     )
+    remat: bool = setting(
+        False,
+        "classification: compute blocks again in the backward pass, in place of "
+        "keeping all of their values: less memory, more time, but on CPUs, for which "
+        "XLA computes nothing twice",
+        free=True,
+    )
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)

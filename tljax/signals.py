@@ -9,20 +9,29 @@ from tljax.errors import Stopped
 
 
 class StopRequest:
-    """Whether a signal has asked the run to stop: its number, 0 until then."""
+    """Whether a signal has asked the run to stop: its number, 0 until then.
 
-    signal_number = 0
+    Where the process is not `alone`, what it has `received` counts once all processes
+    of the run know of it.
+    """
+
+    def __init__(self, alone: bool = True):
+        self.alone = alone
+        self.received = 0
+        self.signal_number = 0
 
     def __bool__(self) -> bool:
         return self.signal_number != 0
 
     def receive(self, signal_number: int, frame) -> None:
         """Notes the first signal; the second ends the process at once."""
-        if self.signal_number:
+        if self.received:
             if os.isatty(1):
                 os.write(1, b"\x1b[?25h")  # The progress bar has hidden the cursor.
             os._exit(128 + signal_number)
-        self.signal_number = signal_number
+        self.received = signal_number
+        if self.alone:
+            self.signal_number = signal_number
         name = signal.Signals(signal_number).name
         lead = "\n" if os.isatty(2) else ""  # The line of the progress bar is taken.
         notice = f"{lead}tljax: {name}: saving, then stopping; again to stop at once\n"
@@ -40,13 +49,13 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_request() -> Iterator[StopRequest]:
+def stop_request(alone: bool = True) -> Iterator[StopRequest]:
     """Gives a StopRequest that SIGTERM and SIGINT set while the context lasts.
 
     JAX and Orbax save on SIGTERM only under `jax.distributed`; this needs no cluster.
     Only the main thread may handle signals: elsewhere nothing is installed.
     """
-    request = StopRequest()
+    request = StopRequest(alone)
     try:
         before = {
             number: signal.signal(number, request.receive)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tljax import checkpoint, parallel, workdirs
+from tljax import checkpoint, initial, parallel, processes, workdirs
 from tljax.data import sources, transforms
 from tljax.errors import CheckpointError, DataError
 from tljax.plan import Phase
@@ -49,7 +49,8 @@ def begin_or_resume(run: Run, workdir: Path) -> Start:
     if run.saved is not None:
         check_images(run, run.saved, workdir)
         return resume(run, run.saved, meta)
-    workdirs.write_entries(workdir, run.source.entries)
+    if processes.is_first():
+        workdirs.write_entries(workdir, run.source.entries)
     state, news = begin(run)
     meta["started_from"] = "scratch" if run.given is None else run.given.origin
     return Start(state, 0, meta, news)
@@ -58,17 +59,23 @@ def begin_or_resume(run: Run, workdir: Path) -> Start:
 def begin(run: Run) -> tuple[TrainState, str]:
     """Returns the state before the first step, on the devices, and how it came to be.
 
-    The weights are those given, or random ones.
+    The weights are those given, or random ones: random values that given weights take
+    the place of are not even drawn.
     """
-    replicated = parallel.replicated(run.mesh)
-    state = jax.jit(run.create_state, out_shardings=replicated)()
     news = f"images: {run.transform.describe()}"
+    device = run.mesh.local_devices[0]
     if run.given is None:
-        return state, f"from scratch; {news}"
-    variables, line = transplant.transplant(
-        run.given, state.variables, run.keeps_head()
-    )
-    state = begin_with(run, state, jax.device_put(variables, replicated))
+        with jax.default_device(device):
+            state = initial.evaluate(run.create_state)
+        return parallel.place(state, run.placements(state)), f"from scratch; {news}"
+    keeps_head = run.keeps_head()
+    drawn = ("step", "key") if keeps_head else ("step", "key", transplant.HEAD)
+    with jax.default_device(device):
+        state = initial.evaluate(run.create_state, lambda path: path.startswith(drawn))
+    variables, line = transplant.transplant(run.given, state.variables, keeps_head)
+    state = state.replace(**variables, opt_state={}, ema={})
+    state = parallel.place(state, run.placements(state))
+    state = enter_phase(run, state, run.plan.phases[0])
     if run.transform[2:] != run.given.transform[2:]:
         news += f"; the weights were trained with {run.given.transform.describe()}"
     return state, f"{line}; {news}"
@@ -87,7 +94,7 @@ def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
     """Returns the state with which a phase begins, on the devices."""
     enter = jax.jit(
         lambda state: run.enter_phase(state, phase),
-        out_shardings=parallel.replicated(run.mesh),
+        out_shardings=run.placements(run.abstract_state(phase)),
     )
     return enter(state)
 
@@ -117,8 +124,8 @@ def resume(run: Run, saved: Saved, meta: dict[str, Any]) -> Start:
     """Returns the start at what is saved, in the phase of the step that made it."""
     folder = saved.folder
     check_config(meta["config"], saved)
-    replicated = parallel.replicated(run.mesh)
     phase = run.plan.phase_of(max(int(folder.name) - 1, 0))
-    state = checkpoint.restore(folder, run.abstract_state(phase), replicated)
+    wanted = run.abstract_state(phase)
+    state = checkpoint.restore(folder, wanted, run.placements(wanted))
     news = f"resumed at step {folder.name}, started from {saved.meta['started_from']}"
     return Start(state, int(folder.name), saved.meta, news)

@@ -43,9 +43,13 @@ SHOWN = (
 
 
 class Terminal:
-    """The output of one run of steps; `title` stands in front of every line."""
+    """The output of one run of steps; `title` stands in front of every line.
 
-    def __init__(self, title: str, num_steps: int, batch_size: int):
+    Where it is not `shown`, nothing is printed.
+    """
+
+    def __init__(self, title: str, num_steps: int, batch_size: int, shown: bool = True):
+        self.shown = shown
         self.title = title
         self.num_steps = num_steps
         self.batch_size = batch_size
@@ -56,7 +60,7 @@ class Terminal:
             TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
             console=self.console,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not (shown and self.console.is_terminal),
         )
 
     def start(self, first_step: int) -> None:
@@ -71,6 +75,8 @@ class Terminal:
     def say(self, text: str) -> None:
         """Prints a line, above the progress bar where there is one."""
         line = f"{self.title}: {text}"
+        if not self.shown:
+            return
         if self.console.is_terminal:
             self.console.print(line)
         else:

@@ -4,45 +4,68 @@ import dataclasses
 import functools
 import resource
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tljax import batch_norm, checkpoint, parallel, plan_table, workdirs
+import jax
+
+from tljax import (
+    batch_norm,
+    checkpoint,
+    parallel,
+    plan_table,
+    processes,
+    sharding,
+    workdirs,
+)
 from tljax import judge as judging
 from tljax.batch_norm import Drift
 from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data.examples import Examples
+from tljax.errors import RunError
 from tljax.judge import Judge, show_classes
-from tljax.metrics import Recorder, Speed, Writer, is_due
-from tljax.programs import compile_steps
+from tljax.metrics import Recorder, Speed, is_due, open_writer
+from tljax.programs import Programs, check_memory, compile_steps
 from tljax.recalibrate import recalibrate
-from tljax.run import Run, load_given, prepare
+from tljax.run import Run, call_lengths, load_given, prepare
 from tljax.signals import stop_request
 from tljax.start import Start, begin_or_resume, enter_phase
 from tljax.state import TrainState
+from tljax.stopwatch import Stopwatch
 from tljax.terminal import Terminal
 from tljax.validation import draw, evaluate, flat
 from tljax.versions import versions
 
 
-def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
+def train_and_evaluate(
+    config: Config, workdir: str | Path, stopwatch: Stopwatch | None = None
+) -> dict[str, Any]:
     """Trains what `config` describes, evaluates it, and returns the result.
 
     All of it lies in `workdir`, and what lies there is not done again: a run goes on
     from its last checkpoint, and a finished one returns its result. Raises RunError
-    for what the user can act on; its `exit_code` tells the kind.
+    for what the user can act on; its `exit_code` tells the kind. `stopwatch` measures
+    the time to the first step, from the call of this if it is not given.
     """
+    stopwatch = stopwatch or Stopwatch()
     config = validate(config)
     workdir = Path(workdir).absolute()
-    with workdirs.hold(workdir, config):
+    with hold(workdir, config):
         result = workdirs.read_json(workdir / "result.json")
         if result is None:
-            run = with_pretraining(prepare(config, workdir), workdir)
-            result = train(run, workdir)
-            workdirs.write_json(workdir / "result.json", result)
+            run = prepare(config, workdir)
+            stopwatch.lap("data")
+            run = with_pretraining(run, workdir)
+            if config.pretrain is not None:
+                stopwatch.lap("pretraining")
+            # A thread compiles the steps while weights and images are made ready.
+            with closing(compile_steps(run, run.first_step)) as programs, enough(run):
+                result = train(run, programs, workdir, stopwatch)
+            write_result(workdir, result)
         if config.baseline and "baseline" not in result:
             scratch = dataclasses.replace(
                 config,
@@ -53,8 +76,39 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> dict[str, Any]:
                 optim=dataclasses.replace(config.optim, decay_towards="zero"),
             )
             result["baseline"] = train_and_evaluate(scratch, workdir / "scratch")
-            workdirs.write_json(workdir / "result.json", result)
+            write_result(workdir, result)
         return result
+
+
+@contextmanager
+def hold(workdir: Path, config: Config) -> Iterator[None]:
+    """Keeps a workdir for this run; of several processes the first does it for all."""
+    first = processes.is_first()
+    with workdirs.hold(workdir, config) if first else nullcontext():
+        processes.wait_for_all(f"{workdir} is held")
+        yield
+
+
+@contextmanager
+def enough(run: Run) -> Iterator[None]:
+    """Raises RunError in place of JAX's error where a device has no memory left."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).split("\n")[0]
+        raise RunError(
+            f"no memory is left on the device, with config.data.batch_size = "
+            f"{run.batch_size} of images of {run.image_shape[0]} px; take a smaller "
+            f"batch: {reason}"
+        ) from None
+
+
+def write_result(workdir: Path, result: dict[str, Any]) -> None:
+    """Writes WORKDIR/result.json; of several processes the first does."""
+    if processes.is_first():
+        workdirs.write_json(workdir / "result.json", result)
 
 
 def with_pretraining(run: Run, workdir: Path) -> Run:
@@ -69,7 +123,9 @@ def with_pretraining(run: Run, workdir: Path) -> Run:
     return run._replace(given=given)
 
 
-def train(run: Run, workdir: Path) -> dict[str, Any]:
+def train(
+    run: Run, programs: Programs, workdir: Path, stopwatch: Stopwatch
+) -> dict[str, Any]:
     """Trains from where the run stands, and returns the result on the test split.
 
     The speed in the result is None where this call took no step. Raises Stopped after
@@ -78,26 +134,36 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
     or saved.
     """
     config = run.config
-    terminal = Terminal(workdir.name, config.num_steps, run.batch_size)
+    shown = processes.is_first()
+    terminal = Terminal(workdir.name, config.num_steps, run.batch_size, shown)
     terminal.say(run.describe())
     for note in run.source.notes:
         terminal.say(note)
     terminal.say(run.storage.news)
     start = begin_or_resume(run, workdir)
     terminal.say(start.news)
+    if config.shard_params:
+        terminal.say(describe_shares(run, start.state))
     for line in plan_table.lines(run):
         terminal.say(line)
+    stopwatch.lap("weights")
     splits = open_splits(run, terminal)
     skipped = splits["train"].skipped
+    stopwatch.lap("data")
     judge = make_judge(run, splits["train"], workdir)
-    programs = compile_steps(run, start.step)
-    terminal.say(f"steps compiled in {programs.seconds:.1f} s")
+    if judge is not None:
+        stopwatch.lap("judge")
+    first_program = programs.train_steps[run.plan.phase_of(start.step).start]
+    check_memory(run, first_program.wait())
+    stopwatch.lap("waiting")
     speed = Speed(run.batch_size)
     with (
-        closing(Writer(workdir, terminal, start.step)) as writer,
+        closing(open_writer(workdir, terminal, start.step)) as writer,
         Checkpoints(workdir / "checkpoints", config) as checkpoints,
-        closing(train_batches(run, splits["train"], start.step)) as batches,
-        stop_request() as stop,
+        closing(
+            train_batches(run, splits["train"], start.step, config.steps_per_call)
+        ) as batches,
+        stop_request(alone=jax.process_count() == 1) as stop,
     ):
         stored = stored_images(run, splits["train"])
         phase = run.plan.phase_of(max(start.step - 1, 0))
@@ -111,18 +177,26 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         terminal.start(start.step)
         speed.start(start.step)
         step = start.step
-        while step < config.num_steps and not is_exhausted(validations, run):
-            step += 1
-            if run.plan.phase_of(step - 1) != phase:
+        for count in call_lengths(run, start.step):
+            if is_exhausted(validations, run):
+                break
+            if run.plan.phase_of(step) != phase:
                 recorder.flush()
-                phase = run.plan.phase_of(step - 1)
+                phase = run.plan.phase_of(step)
                 state = enter_phase(run, state, phase)
-                speed.start(step - 1)
+                speed.start(step)
                 now = plan_table.names(run, phase)
-                terminal.say(f"from step {step} on, what trains: {now}")
-            train_step = programs.train_steps[phase.start]
-            state, metrics = train_step(state, next(batches), stored)
-            recorder.push(step, metrics)
+                terminal.say(f"from step {step + 1} on, what trains: {now}")
+            train_steps = programs.train_steps[phase.start]
+            state, metrics = train_steps(state, next(batches), stored)
+            if step == start.step:
+                jax.block_until_ready(metrics)
+                stopwatch.lap("first step")
+                terminal.say(stopwatch.line(first_program.took))
+                programs.begin()
+            step += count
+            recorder.push(step, metrics, count)
+            processes.agree(stop, step, count)
             checkpoints.poll()
 
             last = step == config.num_steps
@@ -162,7 +236,7 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         result = evaluate(run, programs, judge, state, splits[split])
         if split == "test":
             writer.write(step, split, flat(result))
-        if judge is not None:
+        if judge is not None and processes.is_first():
             show_classes(judge, run, result, workdir / "pictures" / "classes.png")
         stop.check(step)
 
@@ -175,6 +249,16 @@ def train(run: Run, workdir: Path) -> dict[str, Any]:
         "compile_seconds": programs.seconds,
         "best_step": best_step,
     }
+
+
+def describe_shares(run: Run, state: TrainState) -> str:
+    """Returns one line on what of the state each device holds."""
+    whole = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    share = sharding.bytes_on_a_device(state, run.placements(state))
+    return (
+        f"of the state, {whole / 1e6:,.1f} MB, each of {run.mesh.size} devices holds "
+        f"{share / 1e6:,.1f} MB"
+    )
 
 
 def make_judge(run: Run, split: Examples, workdir: Path) -> Judge | None:
@@ -196,7 +280,8 @@ def show_drift(moved: list[Drift], workdir: Path, terminal: Terminal) -> None:
     terminal.say("BatchNorm recalibrated on training images")
     for line in batch_norm.lines(moved):
         terminal.say(line)
-    workdirs.write_csv(workdir / "batch_norm.csv", batch_norm.drift_rows(moved))
+    if processes.is_first():
+        workdirs.write_csv(workdir / "batch_norm.csv", batch_norm.drift_rows(moved))
 
 
 def is_exhausted(validations: list[list[float]], run: Run) -> bool:
@@ -214,7 +299,7 @@ def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
     """Returns the state saved at a step, after which nothing is saved any more."""
     wanted = run.abstract_state(run.plan.phase_of(step - 1))
     folder = checkpoints.directory / str(step)
-    state = checkpoint.restore(folder, wanted, parallel.replicated(run.mesh))
+    state = checkpoint.restore(folder, wanted, run.placements(wanted))
     checkpoints.go_back(step)
     return state
 

@@ -55,7 +55,7 @@ def evaluate_variables(
     batches = loader.eval_batches(split, run.batch_size, readers)
     outputs = (
         programs.eval_step(variables, batch)
-        for batch in parallel.shard_batches(batches, run.mesh)
+        for batch in parallel.shard_batches(batches, run.mesh, whole=True)
     )
     sums = None
     for output in read_late(outputs):
@@ -87,6 +87,6 @@ def draw(
         return {}
     readers = examples.readers_of(run.config.data, split.drawings.canvas.bytes)
     with closing(loader.eval_batches(split, run.batch_size, readers)) as batches:
-        batch = parallel.shard_batch(next(batches), run.mesh)
+        batch = parallel.shard_batch(parallel.own_part(next(batches)), run.mesh)
     variables = state.averaged if state.ema else state.variables
     return jax.device_get(programs.draw((variables, state.key), batch))

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable
 
 import numpy as np
-from sklearn import datasets
 
 from tljax.data import folder, records, splits
 from tljax.data.splits import Source, Split
@@ -44,6 +43,8 @@ def load(config) -> Source:
 
 def load_digits(place: str, config) -> Source:
     """Returns scikit-learn's 1,797 handwritten digits, 8x8, grey."""
+    from sklearn import datasets  # It takes a second.
+
     digits = datasets.load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from tljax.errors import ConfigError, DataError, unknown
 
@@ -125,6 +124,8 @@ def divide(
             f"cannot split {config.source!r}: only one image is left of "
             f"{', '.join(map(repr, scarce))}"
         )
+    from sklearn.model_selection import train_test_split  # It takes a second.
+
     try:
         kept, taken = train_test_split(
             places, test_size=count, stratify=labels, random_state=config.seed

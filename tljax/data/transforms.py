@@ -1,13 +1,14 @@
 """How a photograph becomes what a network was trained to see."""
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from tljax.data import decode
 from tljax.errors import ConfigError
+
+if TYPE_CHECKING:  # A step knows its transform where no image is ever decoded.
+    from PIL.Image import Image
 
 # Pixels of a side: the memory for one image is bounded by it.
 MAX_SIZE = 10_000
@@ -86,7 +87,7 @@ def check(transform: Transform, channels: int) -> None:
             )
 
 
-def prepare(image: Image.Image, transform: Transform) -> np.ndarray:
+def prepare(image: "Image", transform: Transform) -> np.ndarray:
     """Returns a photograph as uint8 [crop, crop, 3], ready for `augment.normalize`.
 
     It is turned upright and made RGB as the images of a run are. The result is
@@ -95,6 +96,8 @@ def prepare(image: Image.Image, transform: Transform) -> np.ndarray:
     than the crop is padded with black. Raises ConfigError for a transform without
     sizes.
     """
+    from tljax.data import decode
+
     if not transform.crop:
         raise ConfigError("these weights come without the size of their images")
     image = decode.with_channels(image, 3)
@@ -103,7 +106,7 @@ def prepare(image: Image.Image, transform: Transform) -> np.ndarray:
     return center_crop(np.asarray(image), transform.crop)
 
 
-def resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
+def resize_shorter_side(image: "Image", size: int) -> "Image":
     """Returns the image with a shorter side of `size`, its shape kept."""
     width, height = image.size
     if width <= height:
@@ -112,7 +115,9 @@ def resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
         extents = int(size * width / height), size
     if extents == image.size:
         return image
-    return image.resize(extents, Image.Resampling.BILINEAR)
+    from PIL.Image import Resampling
+
+    return image.resize(extents, Resampling.BILINEAR)
 
 
 def center_crop(image: np.ndarray, size: int) -> np.ndarray:

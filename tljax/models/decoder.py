@@ -98,14 +98,9 @@ class Decoder(nn.Module):
             if place <= len(skips):
                 x = x + conv(width, 1, name=f"skip{place}")(skips[place - 1])
         last = layers.Convolution(
-            self.channels,
-            3,
-            padding=1,
-            use_bias=True,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.lecun_normal(),
-            name="image",
-        )
+            self.channels, 3, padding=1, use_bias=True, dtype=self.dtype,
+            kernel_init=nn.initializers.lecun_normal(), name="image",
+        )  # fmt: skip
         return as_float32(last(x))
 
     def first_map(self, code: jax.Array, conv) -> jax.Array:

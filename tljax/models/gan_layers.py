@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tljax.models.layers import Convolution
+from tljax.models import layers
 
 SIZES = (8, 16, 32, 64, 128)
 
@@ -16,13 +16,13 @@ def convolution(
     use_bias: bool = True,
     dtype: jnp.dtype | None,
     name: str,
-) -> Convolution:
+) -> layers.Convolution:
     """Returns a convolution whose output has 1/stride of the extent of its input.
 
     For kernels of 1, 3, and 4 at stride 2.
     """
     padding = (kernel_size - 1) // 2
-    return Convolution(
+    return layers.Convolution(
         features,
         kernel_size,
         stride,

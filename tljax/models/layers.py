@@ -4,11 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tljax.models import lowering
+from tljax.models import devices, lowering
+from tljax.models.initializers import kaiming_normal
 from tljax.models.normalization import along_last, normalize_batch, scale_and_shift
-
-# torchvision: kaiming_normal_(mode="fan_out", nonlinearity="relu"), He et al. 2015.
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Convolution(nn.Module):
@@ -84,7 +82,7 @@ class BatchNorm(nn.Module):
       use_running_average: normalise with the running statistics and leave them alone.
       frozen: names of the layers, as layer1_0/bn1, that do so in any case.
       dtype: of the output, None for that of the input. Statistics are computed in
-        float32 at least, over the global batch where it is sharded.
+        float32 at least, over the batch of all devices.
     """
 
     use_running_average: bool
@@ -112,7 +110,7 @@ class BatchNorm(nn.Module):
             return scale_and_shift(x, mean, var, scale, bias, added, **how)
         y, mean, var = normalize_batch(x, scale, bias, added, **how)
         if not self.is_initializing():
-            n = x.size // x.shape[-1]
+            n = x.size // x.shape[-1] * devices.count()
             if n == 1:
                 raise ValueError(
                     "BatchNorm needs more than one value a channel to train: a larger "

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from tljax.models import devices
 from tljax.models.lowering import mode
 
 # PyTorch's.
@@ -47,8 +48,8 @@ def normalize(x, scale, bias, added, relu, dtype):
     """Returns what `normalize_batch` returns, and what its gradient needs."""
     axes = tuple(range(x.ndim - 1))
     wide = widen(x, dtype)
-    mean = jnp.mean(wide, axes)
-    var = jnp.mean(jnp.square(wide - along_last(mean, x.ndim)), axes)
+    mean = devices.mean(jnp.mean(wide, axes))
+    var = devices.mean(jnp.mean(jnp.square(wide - along_last(mean, x.ndim)), axes))
     y = scale_and_shift(x, mean, var, scale, bias, added, relu=relu, dtype=dtype)
     return (y, mean, var), (x, scale, mean, var, added, y if relu else None)
 
@@ -90,8 +91,9 @@ def gradients(relu, dtype, saved, cotangents):
     dbias = jnp.sum(wide, axes)
     dscale = jnp.sum(wide * centred, axes) * inverse
     factor = scale * inverse
-    slope = (2 * dvar - factor * inverse * dscale) / size
-    shift = (dmean - factor * dbias) / size
+    # Scale and bias are of each device; mean and variance are of all of them.
+    slope = devices.mean(2 * dvar - factor * inverse * dscale) / size
+    shift = devices.mean(dmean - factor * dbias) / size
     dx = wide * along_last(factor, ndim) + centred * along_last(slope, ndim)
     dx = dx + along_last(shift, ndim)
     dadded = None if added is None else dy.astype(added.dtype)

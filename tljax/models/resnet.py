@@ -116,6 +116,8 @@ class ResNet(nn.Module):
         grows linearly from 0 at the first block, `rate * block / (blocks - 1)`: the
         convention of torchvision's ConvNeXt. Huang et al. 2016 (arXiv 1603.09382)
         begin at `rate / blocks`.
+      remat: keep only what goes into each block for the backward pass, and compute the
+        rest of it again: less memory for more time. XLA undoes it for CPUs.
       dtype: of the computation, bfloat16 or None for the dtype of the images.
         Parameters, statistics, pooled features and logits are float32.
     """
@@ -130,6 +132,7 @@ class ResNet(nn.Module):
     frozen_statistics: frozenset[str] = frozenset()
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    remat: bool = False
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -147,9 +150,11 @@ class ResNet(nn.Module):
         running = not train
         rates = iter(self.drop_rates(train))
         x = features["stem"] = self.apply_stem(images, running)
+        # The second argument of a block, beside itself, is none to differentiate.
+        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
         for stage, num_blocks in enumerate(self.stage_sizes, start=1):
             for index in range(num_blocks):
-                x = self.block(
+                x = block(
                     planes=self.width * 2 ** (stage - 1),
                     stride=2 if stage > 1 and index == 0 else 1,
                     groups=self.groups,

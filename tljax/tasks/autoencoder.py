@@ -14,6 +14,7 @@ from tljax import plan as plan_lib
 from tljax.data import augment, views
 from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
+from tljax.models import devices
 from tljax.models.decoder import Found
 from tljax.plan import Phase
 from tljax.state import TrainState, average, enter_phase
@@ -148,7 +149,7 @@ def train_step(
     loss is the mean of `reconstruction.image_losses`. The metric `finite` is 1 where
     loss, gradients, and the parameters and statistics that they change are numbers.
     """
-    key = jax.random.fold_in(state.key, state.step)
+    key = devices.own(jax.random.fold_in(state.key, state.step))
     images, _ = see(key, batch, 1, transform, config.data.augment)
     # `see` splits the key in two, which are its folds 0 and 1.
     seen, visible = obscure(jax.random.fold_in(key, 2), images, transform, config)
@@ -167,7 +168,10 @@ def train_step(
         losses = image_losses(found, images, visible, params, config)
         return jnp.mean(losses), updated.get("batch_stats", {})
 
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    def value_and_grad(trained):
+        found, grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        return found, devices.mean(grads)
+
     trained = plan_lib.split(state.params, phase)
     (loss, batch_stats), grads = value_and_grad(trained)
     updates, opt_state = optax.with_extra_args_support(tx).update(
@@ -184,6 +188,7 @@ def train_step(
 
     grad_norm = optax.tree.norm(grads)
     state_norm = optax.tree.norm((trained, batch_stats))
+    loss = devices.mean(loss)
     metrics = {
         "loss": loss,
         "learning_rate": schedule(state.step // config.optim.accumulate_steps),
@@ -230,7 +235,8 @@ def eval_step(
     }
     if found.log_variance is not None:
         each["kl"] = kl_divergence(found.mean, found.log_variance)
-    return {name: jnp.sum(values * batch["mask"]) for name, values in each.items()}
+    sums = {name: jnp.sum(values * batch["mask"]) for name, values in each.items()}
+    return devices.total(sums)
 
 
 def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:

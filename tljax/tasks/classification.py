@@ -15,6 +15,7 @@ from tljax import plan as plan_lib
 from tljax.data import augment, views
 from tljax.data.operations import Operation, RandomResizedCrop
 from tljax.data.transforms import Transform
+from tljax.models import devices
 from tljax.plan import Phase
 from tljax.state import TrainState, average, enter_phase
 from tljax.tasks.losses import LOSSES, find_class_weights
@@ -38,6 +39,7 @@ def create_model(config, num_classes: int, image_shape=None) -> nn.Module:
         stem=config.model.stem,
         dropout=config.model.dropout,
         stochastic_depth=config.model.stochastic_depth,
+        remat=config.model.remat,
         dtype=PRECISIONS[config.precision],
     )
 
@@ -101,7 +103,7 @@ def train_step(
     The metric `finite` is 1 where loss, gradients, and the parameters and statistics
     that they change all are numbers.
     """
-    key = jax.random.fold_in(state.key, state.step)
+    key = devices.own(jax.random.fold_in(state.key, state.step))
     num_classes = model.num_classes
     images, targets = see(key, batch, num_classes, transform, config.data.augment)
     # `see` splits the key in two, which are its folds 0 and 1.
@@ -121,7 +123,10 @@ def train_step(
         loss = loss_of(logits, targets, config.loss, class_weights)
         return loss, (logits, updated["batch_stats"])
 
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    def value_and_grad(trained):
+        found, grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        return found, devices.mean(grads)
+
     trained = plan_lib.split(state.params, phase)
     (loss, (logits, batch_stats)), grads = value_and_grad(trained)
     updates, opt_state = optax.with_extra_args_support(tx).update(
@@ -138,9 +143,11 @@ def train_step(
 
     grad_norm = optax.tree.norm(grads)
     state_norm = optax.tree.norm((trained, batch_stats))
+    right = jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)
+    loss, accuracy = devices.mean((loss, jnp.mean(right)))
     metrics = {
         "loss": loss,
-        "accuracy": jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(targets, -1)),
+        "accuracy": accuracy,
         "learning_rate": schedule(state.step // config.optim.accumulate_steps),
         "grad_norm": grad_norm,
         "finite": jnp.isfinite(loss + grad_norm + state_norm),
@@ -201,7 +208,8 @@ def eval_step(
     predictions = jax.nn.one_hot(jnp.argmax(log_probabilities, axis=-1), num_classes)
     # A float32 product would be rounded on TPUs, and with TF32 on GPUs, by default.
     confusion = jnp.matmul(labels.T, predictions, precision=jax.lax.Precision.HIGHEST)
-    return {"loss": jnp.sum(losses * batch["mask"]), "confusion": confusion}
+    sums = {"loss": jnp.sum(losses * batch["mask"]), "confusion": confusion}
+    return devices.total(sums)
 
 
 def predict(

@@ -28,7 +28,7 @@ from tljax.data import augment, views
 from tljax.data.operations import Mixing
 from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
-from tljax.models import spectral
+from tljax.models import devices, spectral
 from tljax.models.gan import GAN
 from tljax.plan import Phase
 from tljax.state import TrainState, average, enter_phase
@@ -171,7 +171,7 @@ def train_step(
     out equally.
     """
     steps = config.gan.discriminator_steps
-    key = jax.random.fold_in(state.key, state.step)
+    key = devices.own(jax.random.fold_in(state.key, state.step))
     images, _ = classification.see(
         key, batch, model.num_classes, transform, config.data.augment
     )
@@ -196,7 +196,7 @@ def train_step(
 
     grad_norm = jnp.hypot(norm, generator_norm)
     state_norm = optax.tree.norm((trained, state.batch_stats))
-    metrics = told | made
+    metrics = devices.mean(told | made)
     metrics |= {
         "learning_rate": schedule(state.step // config.optim.accumulate_steps),
         "grad_norm": grad_norm,
@@ -247,7 +247,10 @@ def descend(
         variables = {"params": params, "batch_stats": state.batch_stats}
         return objective(key, variables, real, labels, model, transform, config)
 
-    value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
+    def value_and_grad(trained):
+        found, grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        return found, devices.mean(grads)
+
     trained = part(plan_lib.split(state.params, phase), network)
     (_, (batch_stats, metrics)), grads = value_and_grad(trained)
     updates, opt_state = optax.with_extra_args_support(getattr(tx, network)).update(
@@ -290,11 +293,12 @@ def eval_step(
     images = augment.normalize(images, transform.mean, transform.std)
     logits, _ = discriminate(variables, images, batch["label"], model, train=False)
     mask = batch["mask"]
-    return {
+    sums = {
         "num_examples": jnp.sum(mask),
         "loss": jnp.sum(LOSSES[config.gan.loss].real(logits) * mask),
         "real_logit": jnp.sum(logits * mask),
     }
+    return devices.total(sums)
 
 
 def summarize(sums: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from tljax.errors import ConfigError
+from tljax.models import devices
 
 # Every loss takes logits [b, classes], soft targets [b, classes] before smoothing,
 # `config.loss` and the weights of the classes [classes] or None. It returns a scalar.
@@ -83,6 +84,7 @@ def total_weight(targets: jax.Array, class_weights: np.ndarray | None) -> jax.Ar
     if class_weights is None:
         return jnp.asarray(targets.shape[0], targets.dtype)
     total = jnp.sum(targets @ jnp.asarray(class_weights, targets.dtype))
+    total = devices.mean(total)  # The mean of losses is taken over devices too.
     return jnp.maximum(total, jnp.finfo(total.dtype).tiny)
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,6 +111,8 @@ def ssim(images: jax.Array, others: jax.Array) -> jax.Array:
     The mean over channels and over the places where a window fits; the window has 11
     pixels a side, or the largest odd number that an image has.
     """
+    import dm_pix  # Here, so that a step without it runs where it is not installed.
+
     smaller = min(images.shape[1:3])
     size = min(SSIM_WINDOW, smaller - 1 + smaller % 2)
     rows, columns = (window_matrix(side, size) for side in images.shape[1:3])

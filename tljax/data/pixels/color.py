@@ -5,7 +5,6 @@ function of the same name computes for uint8, before that cuts the result to who
 levels.
 """
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 
@@ -65,6 +64,8 @@ def adjust_hue(images: jax.Array, shifts: jax.Array) -> jax.Array:
     """
     if images.shape[-1] != 3:
         return images
+    import dm_pix  # Here, so that a step without it runs where it is not installed.
+
     shifted = dm_pix.adjust_hue(images / 255.0, shifts.reshape(-1, 1, 1))
     return jnp.clip(shifted * 255.0, 0.0, 255.0)
 

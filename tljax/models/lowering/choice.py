@@ -1,8 +1,10 @@
 """Which form of a convolution's three operations is the fastest where.
 
-Every row was measured by `benchmarks/convolution.py`, on 2 cores of an AMD EPYC with
-AVX-512, float32, jax 0.10.2. The first row that holds is taken. Other platforms than
-CPUs have XLA's own, until a measurement there says otherwise.
+`why` is XLA's own time over that of the form, on 2 cores of an AMD EPYC with AVX-512,
+float32. Those of kernels of one pixel, of 2x2 maps and of weight gradients in loops were
+measured on the machine alone, jax 0.10.2; the others by `benchmarks/convolution.py` while
+others used it too, jax 0.10.2 and 0.12. The first row that holds is taken. Other
+platforms than CPUs have XLA's own, until a measurement there says otherwise.
 """
 
 import dataclasses
@@ -42,6 +44,12 @@ class Case:
         return min(self.window.extents(self.images))
 
     @property
+    def pixels(self) -> int:
+        """The number of pixels of all outputs."""
+        height, width = self.window.extents(self.images)
+        return self.batch * height * width
+
+    @property
     def is_pixel(self) -> bool:
         """Whether the kernel is one pixel and nothing is padded."""
         return self.window.size == (1, 1) and not any(map(any, self.window.padding))
@@ -53,7 +61,7 @@ class Case:
 
 
 class Row(NamedTuple):
-    """A form, where it is taken, and what was measured there."""
+    """A form, where it is taken, and how many times as fast as XLA's own it was."""
 
     holds: Callable[[Case], bool]
     form: Callable
@@ -66,39 +74,68 @@ def always(case: Case) -> bool:
 
 
 FORWARD = [
-    Row(lambda c: c.is_grouped, forms.forward_xla, "not measured"),
-    Row(lambda c: c.is_pixel, forms.forward_pixels, "1.2-2 times"),
-    Row(lambda c: c.stacked, forms.forward_patches, "1.2-6 times, 5 models"),
-    Row(lambda c: c.extent <= 2, forms.forward_patches, "65 times at 2x2, 512"),
-    Row(always, forms.forward_xla, "the fastest or near it"),
+    Row(lambda c: c.is_grouped, forms.forward_xla, "the only form"),
+    Row(lambda c: c.is_pixel, forms.forward_pixels, "1.2-2"),
+    Row(lambda c: c.stacked, forms.forward_patches, "1.2-6, 5 models side by side"),
+    Row(lambda c: c.extent <= 2, forms.forward_patches, "65 at 2x2, 512 channels"),
+    Row(
+        lambda c: c.extent <= 7 and c.pixels <= 512,
+        forms.forward_patches,
+        "1.2-1.3 at 7x7, 1.0-1.7 at 4x4; 0.8 at 4x4, batch 128",
+    ),
+    Row(always, forms.forward_xla, "patches: 0.4-0.9"),
 ]
 
 DATA = [
-    Row(lambda c: c.is_grouped, forms.data_xla, "not measured"),
-    Row(lambda c: c.is_pixel, forms.data_pixels, "1.2-2 times"),
-    Row(lambda c: c.stacked, forms.data_patches, "2-9 times, 5 models"),
-    Row(lambda c: c.extent <= 7, forms.data_patches, "1.3-65 times"),
-    Row(lambda c: c.window.stride > 1, forms.data_patches, "1-1.3 times"),
-    Row(always, forms.data_xla, "the fastest or near it"),
+    Row(lambda c: c.is_grouped, forms.data_xla, "the only form"),
+    Row(lambda c: c.is_pixel, forms.data_pixels, "1.2-2"),
+    Row(lambda c: c.looped, forms.data_patches, "13-16 in a loop, 8x8, 16 channels"),
+    Row(lambda c: c.stacked, forms.data_patches, "1.7-9, 5 models side by side"),
+    Row(lambda c: c.extent <= 7, forms.data_patches, "1.2-20"),
+    Row(
+        lambda c: c.window.stride > 1 and c.extent <= 16,
+        forms.data_patches,
+        "1.0-1.6; 0.7-0.9 at 28x28",
+    ),
+    Row(always, forms.data_xla, "patches: 0.5-1.3"),
 ]
 
 WEIGHTS = [
-    Row(lambda c: c.is_grouped, forms.weights_xla, "not measured"),
-    Row(lambda c: c.is_pixel, forms.weights_pixels, "2-5 times"),
-    Row(lambda c: c.looped or c.batch == 1, forms.weights_patches, "20-40 times"),
+    Row(lambda c: c.is_grouped, forms.weights_xla, "the only form"),
+    Row(lambda c: c.is_pixel, forms.weights_pixels, "2-5"),
     Row(
-        lambda c: c.window.stride > 1 and c.extent <= 28,
-        forms.weights_patches,
-        "1-4 times",
+        lambda c: c.window.stride == 1,
+        forms.weights_crossed,
+        "0.9-1.5, 1.4-2.9 at batch 128; 20-40 in a loop",
     ),
-    Row(lambda c: c.batch >= 64, forms.weights_rows, "1.2-4 times"),
-    Row(always, forms.weights_xla, "the fastest or near it"),
+    Row(
+        lambda c: c.looped or c.batch == 1,
+        forms.weights_patches,
+        "20-40 in a loop",
+    ),
+    Row(lambda c: c.extent <= 28, forms.weights_patches, "1.0-1.8, 4 at batch 128"),
+    Row(always, forms.weights_xla, "patches: 1.0 or less"),
 ]
 
 
 def choose(rows: list[Row], case: Case) -> Callable:
     """Returns the form of the first row that holds."""
     return next(row.form for row in rows if row.holds(case))
+
+
+def forms_of(rows: list[Row], case: Case) -> list[Callable]:
+    """Returns all forms in a table that can compute a case."""
+    found = dict.fromkeys(row.form for row in rows)
+    return [form for form in found if fits(form, case)]
+
+
+def fits(form: Callable, case: Case) -> bool:
+    """Returns whether a form can compute a case."""
+    if form.__name__.endswith("_pixels"):
+        return case.is_pixel and not case.is_grouped
+    if form.__name__.endswith("_crossed"):
+        return case.window.stride == 1 and not case.is_grouped
+    return form.__name__.endswith("_xla") or not case.is_grouped
 
 
 def form_of(rows: list[Row], images, kernel, window: Window, mode: Mode) -> Callable:

@@ -24,7 +24,32 @@ def convolve(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     mode = current.get()
     if mode.plain:
         return forms.forward_xla(images, kernel, window)
+    if mode.on_cpu:
+        kernel, window = trimmed(kernel, window, images.shape)
     return forward(images, kernel, window, mode)
+
+
+def trimmed(kernel, window: Window, shape) -> tuple[jax.Array, Window]:
+    """Returns kernel and window without rows and columns that meet zeros only.
+
+    Of a 3x3 kernel, images of one pixel meet the middle alone.
+    """
+    sides = list(zip(shape[1:3], window.extents(shape), window.size, strict=True))
+    cuts, padding = [], []
+    for (extent, windows, size), (low, high) in zip(sides, window.padding, strict=True):
+        meets = [
+            place
+            for place in range(size)
+            if any(
+                0 <= number * window.stride + place - low < extent
+                for number in range(windows)
+            )
+        ]
+        first, stop = min(meets, default=0), max(meets, default=0) + 1
+        cuts.append(slice(first, stop))
+        padding.append((low - first, high - (size - stop)))
+    kernel = kernel[tuple(cuts)]
+    return kernel, window._replace(size=kernel.shape[:2], padding=tuple(padding))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -147,54 +147,49 @@ def weights_patches(
     return contract_pixels(patches_of(images, window), outputs).reshape(shape)
 
 
-def weights_shifts(
-    images: jax.Array, outputs: jax.Array, window: Window, shape
-) -> jax.Array:
-    """Returns the gradient of the kernel, one product for each of its places."""
-    parts = [contract_pixels(part, outputs) for part in shifted(images, window)]
-    return jnp.stack(parts).reshape(shape)
-
-
-def weights_rows(
-    images: jax.Array, outputs: jax.Array, window: Window, shape
-) -> jax.Array:
-    """Returns the gradient of the kernel, one product for each of its rows."""
-    parts, width = shifted(images, window), window.size[1]
-    rows = [
-        contract_pixels(jnp.concatenate(parts[n : n + width], axis=3), outputs)
-        for n in range(0, len(parts), width)
-    ]
-    return jnp.stack(rows).reshape(shape)
-
-
-def shifted(images: jax.Array, window: Window) -> list[jax.Array]:
-    """Returns what each place of the kernel meets: a list of [b, oh, ow, cin]."""
-    padded = lax.pad(
-        images,
-        jnp.zeros((), images.dtype),
-        [(0, 0, 0), *((low, high, 0) for low, high in window.padding), (0, 0, 0)],
-    )
-    batch, channels = images.shape[0], images.shape[3]
-    height, width = window.extents(images.shape)
-    return [
-        lax.slice(
-            padded,
-            (0, row, column, 0),
-            (
-                batch,
-                row + (height - 1) * window.stride + 1,
-                column + (width - 1) * window.stride + 1,
-                channels,
-            ),
-            (1, window.stride, window.stride, 1),
-        )
-        for row, column in window.offsets
-    ]
-
-
 def patches_of(images: jax.Array, window: Window) -> jax.Array:
     """Returns the patches of all windows, [b, oh, ow, kh * kw * cin]."""
-    return jnp.concatenate(shifted(images, window), axis=3)
+    columns = jnp.concatenate(met_along(images, 2, window), axis=3)
+    return jnp.concatenate(met_along(columns, 1, window), axis=3)
+
+
+def met_along(images: jax.Array, axis: int, window: Window) -> list[jax.Array]:
+    """Returns what each row (axis 1) or column (axis 2) of the kernel meets."""
+    low, _ = window.padding[axis - 1]
+    extent = images.shape[axis]
+    last = (window.extents(images.shape)[axis - 1] - 1) * window.stride
+    met = []
+    for place in range(window.size[axis - 1]):
+        first = place - low
+        config = [(0, 0, 0)] * 4
+        # Negative padding cuts.
+        config[axis] = (-first, first + last + 1 - extent, 0)
+        moved = lax.pad(images, jnp.zeros((), images.dtype), config)
+        met.append(lax.slice_in_dim(moved, 0, None, window.stride, axis))
+    return met
+
+
+# Crossed: images moved by the kernel's columns, outputs by its rows.
+
+
+def weights_crossed(
+    images: jax.Array, outputs: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient of the kernel, at stride 1, as one product.
+
+    images [.., kw * cin] times outputs [.., kh * cout]: two copies of kw and kh images
+    instead of patches of kw * kh.
+    """
+    columns = jnp.concatenate(met_along(images, 2, window), axis=3)
+    rows = []
+    for place in range(window.size[0]):
+        low = place - window.padding[0][0]
+        high = images.shape[1] - low - outputs.shape[1]
+        config = [(0, 0, 0), (low, high, 0), (0, 0, 0), (0, 0, 0)]
+        rows.append(lax.pad(outputs, jnp.zeros((), outputs.dtype), config))
+    product = contract_pixels(columns, jnp.concatenate(rows, axis=3))
+    height, width, cin, cout = shape
+    return product.reshape(width, cin, height, cout).transpose(2, 0, 1, 3)
 
 
 def placed(part: jax.Array, offset, window: Window, shape) -> jax.Array:

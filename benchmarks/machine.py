@@ -1,0 +1,109 @@
+"""What a number was measured on: devices, host, versions, memory, peak of products."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+from jax.sharding import Mesh
+
+from tljax.versions import versions
+
+ROOT = Path(__file__).parent.parent
+# Rows of the square matrices that are multiplied to find the peak.
+ROWS = {"cpu": 1024}
+OTHER_ROWS = 8192
+
+
+def describe(mesh: Mesh) -> dict[str, Any]:
+    """Returns devices, host, versions and the commit, for a line of results."""
+    device = mesh.devices.flat[0]
+    return {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "num_devices": mesh.size,
+        "hardware": {
+            "cpu": cpu_name(),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+            "memory_gb": round(host_bytes() / 2**30, 1),
+            # Above the number of cores, others were at work, and times say little.
+            "load": round(os.getloadavg()[0], 2),
+        },
+        "jax": jax.__version__,
+        "versions": versions() | {"jaxlib": jaxlib.__version__},
+        "commit": commit(),
+    }
+
+
+def cpu_name() -> str:
+    """Returns the model of the processor, by Linux; elsewhere what Python knows."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def host_bytes() -> int:
+    """Returns the bytes of memory of the host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def commit() -> str | None:
+    """Returns the commit that the code stands at, with "+" where it was changed."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=10"]
+    command += ["--dirty=+", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def peak_memory(mesh: Mesh) -> int | None:
+    """Returns the most bytes held: by a device, by this process where devices are CPUs.
+
+    None where a device does not say.
+    """
+    device = mesh.devices.flat[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("peak_bytes_in_use")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def matmul_peak(mesh: Mesh, dtype: jnp.dtype, repeats: int = 10) -> float:
+    """Returns the FLOP/s of the fastest of some products of large square matrices.
+
+    Of one device and of that precision, times the number of devices; CPU devices are
+    the cores of one host, and share what one of them finds.
+    """
+    device = mesh.devices.flat[0]
+    rows = ROWS.get(device.platform, OTHER_ROWS)
+    matrix = jax.device_put(jnp.full((rows, rows), 0.5, dtype), device)
+    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        times.append(time.perf_counter() - start)
+    count = 1 if device.platform == "cpu" else mesh.size
+    return count * 2 * rows**3 / min(times)
+
+
+def flops(step, arguments: tuple[Any, ...]) -> float | None:
+    """Returns the FLOPs of a step by XLA's analysis, before it is optimised.
+
+    Of the program before, as afterwards convolutions may be calls into libraries, of
+    which XLA knows nothing. None where the platform has no such analysis.
+    """
+    found = jax.jit(step).lower(*arguments).cost_analysis()
+    return (found or {}).get("flops")

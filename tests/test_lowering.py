@@ -1,0 +1,271 @@
+"""Convolutions in every form are XLA's, as are their gradients of any order."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tljax import parallel
+from tljax.models import lowering
+from tljax.models.lowering import choice, forms, mode
+from tljax.models.lowering.convolution import trimmed
+from tljax.models.lowering.forms import Window
+
+# Extent, channels in, out, kernel, stride, padding, groups, and uneven sides.
+WINDOWS = {
+    "pixel": ((3, 5, 4), (1, 1, 4, 6), Window((1, 1), 1, ((0, 0), (0, 0)))),
+    "pixel/2": ((5, 4, 4), (1, 1, 4, 6), Window((1, 1), 2, ((0, 0), (0, 0)))),
+    "3": ((4, 5, 3), (3, 3, 3, 2), Window((3, 3), 1, ((1, 1), (1, 1)))),
+    "3/2": ((5, 6, 3), (3, 3, 3, 2), Window((3, 3), 2, ((1, 1), (1, 1)))),
+    "tiny": ((1, 2, 3), (3, 3, 3, 4), Window((3, 3), 1, ((1, 1), (1, 1)))),
+    "7/2": ((9, 8, 2), (7, 7, 2, 3), Window((7, 7), 2, ((3, 3), (3, 3)))),
+    "4/2": ((6, 8, 2), (4, 4, 2, 3), Window((4, 4), 2, ((1, 1), (1, 1)))),
+    "uneven": ((6, 7, 2), (3, 2, 2, 3), Window((3, 2), 3, ((0, 2), (1, 0)))),
+    "even": ((6, 7, 2), (4, 2, 2, 3), Window((4, 2), 1, ((0, 2), (1, 0)))),
+    "groups": ((4, 4, 6), (3, 3, 2, 9), Window((3, 3), 1, ((1, 1), (1, 1)), 3)),
+    "groups/2": ((5, 4, 6), (3, 3, 2, 9), Window((3, 3), 2, ((1, 1), (1, 1)), 3)),
+}
+
+
+def draw(name, dtype=np.float32, batch=2):
+    """Returns images, kernel and the gradient of outputs, of small whole numbers."""
+    shape, kernel, window = WINDOWS[name]
+    rng = np.random.default_rng(0)
+    images = (batch, *shape)
+    outputs = (batch, *window.extents(images), kernel[-1])
+    return [rng.normal(size=size).astype(dtype) for size in (images, kernel, outputs)]
+
+
+def applying(rows, name):
+    """Returns the forms in a table that fit a window, but for XLA's."""
+    _, kernel, window = WINDOWS[name]
+    case = choice.Case((2, *WINDOWS[name][0]), kernel, window)
+    return {
+        form.__name__: form
+        for form in choice.forms_of(rows, case)
+        if not form.__name__.endswith("_xla")
+    }
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_every_form_is_xlas_to_rounding(name, dtype):
+    """XLA's in float64 is the measure; a form's float32 is as near as its own is."""
+    window = WINDOWS[name][2]
+    shapes = [part.shape for part in draw(name)]
+    with jax.enable_x64(True):
+        given = [jnp.asarray(part, dtype) for part in draw(name)]
+
+        @jax.jit
+        def compute(images, kernel, outputs):
+            forward = applying(choice.FORWARD, name)
+            data, weights = applying(choice.DATA, name), applying(choice.WEIGHTS, name)
+            found = {n: form(images, kernel, window) for n, form in forward.items()}
+            for n, form in data.items():
+                found[n] = form(outputs, kernel, window, shapes[0])
+            for n, form in weights.items():
+                found[n] = form(images, outputs, window, shapes[1])
+            images, kernel, outputs = (
+                part.astype(jnp.float64) for part in (images, kernel, outputs)
+            )
+            expected = {
+                "forward": forms.forward_xla(images, kernel, window),
+                "data": forms.data_xla(outputs, kernel, window, shapes[0]),
+                "weights": forms.weights_xla(images, outputs, window, shapes[1]),
+            }
+            return found, expected
+
+        found, expected = jax.device_get(compute(*given))
+    tolerance = {"float64": 1e-13, "float32": 2e-6, "bfloat16": 2e-2}[dtype]
+    assert found or WINDOWS[name][2].groups > 1
+    for form, values in found.items():
+        exact = expected[form.split("_")[0]]
+        assert values.dtype == jnp.dtype(dtype) and values.shape == exact.shape
+        scale = np.abs(exact).max()
+        np.testing.assert_allclose(
+            values.astype(np.float64), exact, rtol=0, atol=tolerance * scale
+        )
+
+
+def net(images, kernels):
+    """Returns a number: a 3x3, a 1x1 at stride 2, a 3x3 at a tiny extent."""
+    windows = [WINDOWS[name][2] for name in ("3", "pixel/2", "3")]
+    for kernel, window in zip(kernels, windows, strict=True):
+        images = jnp.sin(lowering.convolve(images, kernel, window))
+    return jnp.sum(images**2)
+
+
+@pytest.fixture(scope="module")
+def arguments():
+    rng = np.random.default_rng(0)
+    kernels = [(3, 3, 2, 3), (1, 1, 3, 4), (3, 3, 4, 2)]
+    images, *kernels = (
+        jnp.asarray(rng.normal(size=shape).astype(np.float32))
+        for shape in [(3, 4, 4, 2), *kernels]
+    )
+    return images, kernels
+
+
+def per_example(images, kernels):
+    grad = jax.grad(lambda kernels, image: net(image[None], kernels))
+    return jax.vmap(grad, (None, 0))(kernels, images)
+
+
+def penalty(images, kernels):
+    """Returns the squared norm of all gradients; R1 has that of the images."""
+    grads = jax.grad(net, (0, 1))(images, kernels)
+    return sum(jnp.sum(grad**2) for grad in jax.tree.leaves(grads))
+
+
+DERIVATIVES = {
+    "gradients": jax.grad(net, (0, 1)),
+    "per_example": per_example,
+    "of_a_penalty": jax.grad(penalty, (0, 1)),
+}
+
+
+@pytest.mark.parametrize("looped", [False, True])
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_derivatives_are_xlas(name, looped, arguments):
+    def compute(*arguments):
+        with mode.changed(looped=looped):
+            ours = DERIVATIVES[name](*arguments)
+        with lowering.plain():
+            return ours, DERIVATIVES[name](*arguments)
+
+    # Of second order, float32 keeps few digits in any form.
+    with jax.enable_x64(True):
+        arguments = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), arguments)
+        ours, plain = jax.jit(compute)(*arguments)
+    for found, expected in zip(*map(jax.tree.leaves, (ours, plain)), strict=True):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-11 * scale)
+
+
+def test_forward_derivatives_need_xlas_own(arguments):
+    images, kernels = arguments
+
+    def slope_of():
+        return jax.jit(
+            lambda images: jax.jvp(lambda x: net(x, kernels), (images,), (images,))[1]
+        )(images)
+
+    with pytest.raises(TypeError, match="custom_vjp"):
+        slope_of()
+    with lowering.plain():
+        slope = slope_of()
+    expected = jnp.vdot(jax.jit(jax.grad(net))(images, kernels), images)
+    np.testing.assert_allclose(slope, expected, rtol=1e-4)
+
+
+def convolutions(function, *arguments):
+    """Returns how many of XLA's convolutions a program has."""
+    # A new function each time: JAX keeps the program of one that it has traced.
+    program = jax.make_jaxpr(lambda *arguments: function(*arguments))(*arguments)
+    return str(program).count("conv_general_dilated[")
+
+
+def large():
+    """Returns a convolution whose gradients are XLA's own on CPU, and its arguments.
+
+    At stride 2 and an extent of 30.
+    """
+    window = WINDOWS["3/2"][2]
+
+    def run(images, kernel):
+        return jnp.sum(jnp.sin(lowering.convolve(images, kernel, window)))
+
+    return run, (jnp.zeros((2, 60, 60, 2)), jnp.zeros((3, 3, 2, 3)))
+
+
+def test_a_loop_has_no_gradient_of_xlas():
+    """They are many times slower there on CPU. Another platform keeps XLA's own."""
+    run, arguments = large()
+    gradient = jax.grad(run, 1)
+    assert convolutions(gradient, *arguments) == 3
+    with lowering.inside_loop():
+        assert convolutions(gradient, *arguments) == 1
+    with lowering.for_platform("gpu"):
+        # The gradient of the images is left to the compiler to leave out.
+        assert convolutions(gradient, *arguments) == 3
+        assert convolutions(jax.vmap(gradient, (0, None)), arguments[0][:, None],
+                            arguments[1]) == 3  # fmt: skip
+
+
+def test_the_mode_is_that_of_the_place_of_the_convolution():
+    """A gradient is computed after the context has been left."""
+    run, (images, kernel) = large()
+
+    def backward():
+        return jax.vjp(lambda kernel: run(images, kernel), kernel)[1]
+
+    with lowering.inside_loop():
+        looped = backward()
+    assert convolutions(looped, 1.0) == 0
+    assert convolutions(backward(), 1.0) == 2
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_a_divided_batch_stays_divided(looped):
+    """No device is sent the images of another, and the numbers are those of one."""
+    mesh = parallel.create_mesh("cpu", 4)
+    over = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    rng = np.random.default_rng(0)
+    kernels = [(3, 3, 2, 3), (1, 1, 3, 4), (3, 3, 4, 2)]
+    kernels = [rng.normal(size=shape).astype(np.float32) for shape in kernels]
+    images = rng.normal(size=(128, 8, 8, 2)).astype(np.float32)
+
+    def gradients(images, kernels):
+        with mode.changed(looped=looped):
+            return jax.grad(net, (0, 1))(images, kernels)
+
+    divided = jax.jit(
+        gradients, in_shardings=(over, whole), out_shardings=(over, whole)
+    )
+    compiled = divided.lower(images, kernels).compile()
+    program = compiled.as_text()
+    assert "all-reduce" in program
+    assert "all-gather" not in program and "all-to-all" not in program
+    found = compiled(images, kernels)
+    expected = jax.jit(gradients)(images, kernels)
+    for ours, one in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(ours, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("extents", [(1, 1), (2, 1), (1, 4)])
+def test_what_meets_padding_alone_is_left_out(extents, stride):
+    """A 5x5 kernel over images smaller than its reach."""
+    rng = np.random.default_rng(0)
+    window = Window((5, 5), stride, ((2, 2), (2, 2)))
+    images, kernel = (
+        jnp.asarray(rng.normal(size=size).astype(np.float32))
+        for size in [(2, *extents, 3), (5, 5, 3, 4)]
+    )
+    cut, smaller = trimmed(kernel, window, images.shape)
+    assert cut.shape[0] < 5
+    assert smaller.extents(images.shape) == window.extents(images.shape)
+
+    def gradients(images, kernel):
+        def run(images, kernel):
+            return jnp.sum(jnp.sin(lowering.convolve(images, kernel, window)))
+
+        return jax.jit(jax.value_and_grad(run, (0, 1)))(images, kernel)
+
+    found = gradients(images, kernel)
+    with lowering.plain():
+        expected = gradients(images, kernel)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, found, expected)
+
+
+def test_the_first_row_that_holds_is_taken():
+    window = WINDOWS["3"][2]
+    large = choice.Case((8, 56, 56, 64), (3, 3, 64, 64), window)
+    tiny = choice.Case((32, 2, 2, 512), (3, 3, 512, 512), window)
+    assert choice.choose(choice.FORWARD, large) is forms.forward_xla
+    assert choice.choose(choice.FORWARD, tiny) is forms.forward_patches

@@ -1,0 +1,124 @@
+"""Memory: what is computed again, what is taken over, and too little of it."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+
+from tljax import models, parallel, programs, train
+from tljax.errors import ConfigError, RunError
+from tljax.plan import Row
+from tljax.tasks import classification
+
+
+def test_blocks_that_are_computed_again_have_the_same_gradients(key):
+    """With statistics, names and dropped rows as they are; less is kept meanwhile.
+
+    XLA's own figure cannot tell: for CPUs it joins what is computed twice.
+    """
+    images = jax.random.normal(key, (4, 16, 16, 3))
+    found = []
+    for remat in (False, True):
+        model = models.resnet.ResNet(
+            (1, 1),
+            models.resnet.BasicBlock,
+            num_classes=3,
+            width=4,
+            stem="small",
+            stochastic_depth=0.3,
+            frozen_statistics=frozenset({"layer2_0/bn1"}),
+            remat=remat,
+        )
+        variables = model.init(key, images)
+
+        def loss_of(params, variables=variables, model=model):
+            logits, updated = model.apply(
+                {**variables, "params": params},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            return jnp.mean(logits**2), updated
+
+        def backward(params, loss_of=loss_of):
+            return jax.vjp(loss_of, params, has_aux=True)[1]
+
+        kept = jax.tree.leaves(jax.eval_shape(backward, variables["params"]))
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+        gradients = jax.jit(jax.grad(loss_of, has_aux=True))(variables["params"])
+        found.append((size, variables, gradients))
+    (whole, *first), (less, *second) = found
+    assert less < 0.6 * whole
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, first, second)
+
+
+def test_every_array_of_the_state_takes_the_place_of_the_one_before():
+    """The compiled program says so: a pair for each, of an input and an output."""
+    course = tiny_model.Course([Row("")], name="adam", ema_decay=0.9)
+    state = course.begin()
+    step = course.step(course.plan.phases[0]).__wrapped__
+    program, _ = parallel.compile_step(
+        step,
+        state,
+        tiny_model.batch(0),
+        mesh=parallel.create_mesh("cpu", 1),
+        donate_state=True,
+    )
+    header = program.as_text().split("\n")[0]
+    pairs = re.findall(r"\{\d+\}: \(\d+, \{\}", header)
+    # The key is the same in both states, and is not written.
+    assert len(pairs) >= len(jax.tree.leaves(state)) - 1
+
+
+@pytest.fixture
+def tiny(tiny_config, monkeypatch):
+    """A run of a tiny network."""
+    make = lambda config, num_classes, shape: tiny_model.TinyNet(num_classes)  # noqa: E731
+    monkeypatch.setattr(classification, "create_model", make)
+    return tiny_config(num_steps=1)
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(
+    tiny, tmp_path, monkeypatch
+):
+    has = []
+
+    def needed(program):
+        found = program.memory_analysis()
+        has.append(parallel.memory_needed(program) - found.temp_size_in_bytes // 2)
+        monkeypatch.setattr(parallel, "memory_of", lambda mesh: has[-1])
+
+    check = programs.check_memory
+    monkeypatch.setattr(
+        train,
+        "check_memory",
+        lambda run, program: (needed(program), check(run, program)),
+    )
+    with pytest.raises(ConfigError) as raised:
+        train.train_and_evaluate(tiny, tmp_path)
+    message = str(raised.value)
+    assert "batch_size = 32 of images of 8 px needs about" in message
+    assert re.search(r"a batch of 1[56] would fit", message)
+
+
+def test_no_memory_left_in_a_step_is_one_line(tiny, tmp_path, monkeypatch):
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nAllocator")
+
+    def step(*args):
+        raise error
+
+    monkeypatch.setattr(programs.Program, "__call__", step)
+    with pytest.raises(
+        RunError, match=r"= 32 of images of 8 px; take .*: RESOURCE"
+    ) as e:
+        train.train_and_evaluate(tiny, tmp_path)
+    assert e.value.exit_code == 1 and "\n" not in str(e.value)
+    error = jax.errors.JaxRuntimeError("INTERNAL: something else")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        train.train_and_evaluate(tiny, tmp_path)

@@ -1,0 +1,143 @@
+"""Two processes of two devices each: one run, the numbers of one process of four."""
+
+import functools
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from tljax import checkpoint, processes
+from tljax.errors import ConfigError
+from tljax.signals import StopRequest
+
+COMMAND = sys.executable, "-m", "tljax.main"
+CONFIG = """
+from tljax.config import Config, Data, HorizontalFlip, Model, Optim
+
+def get_config():
+    return Config(
+        num_steps=4, log_every=1, eval_every=2, checkpoint_every=2,
+        model=Model(width=2, stem="small"),
+        data=Data(batch_size=40, cache="CACHE", augment=(HorizontalFlip(),)),
+        optim=Optim(learning_rate=0.05),
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "number", "place", "message"),
+    [
+        ("nowhere", 2, 1, "must be HOST:PORT, or auto"),
+        ("localhost:99999", 2, 1, "must be HOST:PORT"),
+        ("localhost:1234", 2, 2, r"process_id=2 must be .* below --num_processes=2"),
+        ("localhost:1234", 2, -1, "process_id=-1 must be"),
+        ("localhost:1", 2, 1, "localhost:1: the first process cannot be reached"),
+    ],
+)
+def test_processes_that_cannot_be_one_run(address, number, place, message, monkeypatch):
+    monkeypatch.setattr(processes, "TIMEOUT", 0.1)
+    with pytest.raises(ConfigError, match=message):
+        processes.connect(address, number, place)
+
+
+def test_a_process_that_is_alone_joins_nobody(monkeypatch):
+    monkeypatch.setattr(processes.jax.distributed, "initialize", pytest.fail)
+    processes.connect("", 1, 0)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    processes.connect("", 1, 0)
+    asked = []
+    initialize = lambda **found: asked.append(found)  # noqa: E731
+    monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    processes.connect("", 1, 0)
+    assert asked == [{"initialization_timeout": processes.TIMEOUT}]
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step(monkeypatch):
+    gather = lambda number: np.array([number, 15])  # noqa: E731
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
+    stop = StopRequest(alone=False)
+    for step in range(3, 3 * processes.EVERY, 3):
+        processes.agree(stop, step, 3)
+        assert bool(stop) == (step >= processes.EVERY)
+        if stop:
+            break
+    assert stop.signal_number == 15
+
+
+def run(path, workdir, num_devices, *flags):
+    """Starts a run with so many virtual devices."""
+    flag = f"--xla_force_host_platform_device_count={num_devices}"
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tljax.main",
+            f"--config={path}",
+            f"--workdir={workdir}",
+            *flags,
+        ],
+        env={**os.environ, "XLA_FLAGS": flag},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_address():
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return f"localhost:{found.getsockname()[1]}"
+
+
+def together(path, workdir, *flags):
+    """Returns (exit code, stdout, stderr) of each of two processes of one run."""
+    joint = f"--coordinator={free_address()}", "--num_processes=2", *flags
+    started = [run(path, workdir, 2, *joint, f"--process_id={n}") for n in range(2)]
+    return [(*each.communicate(timeout=240), each.returncode) for each in started]
+
+
+def lines(workdir):
+    found = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{**line, "images_per_second": 0} for line in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["device", "disk"])
+def test_two_processes_are_one_run(tmp_path, cache):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.replace("CACHE", cache))
+    alone = run(path, tmp_path / "one", 4)
+    _, err = alone.communicate(timeout=240)
+    assert alone.returncode == 0, err
+    workdir = tmp_path / "two"
+    (first, err, code), (second, other, other_code) = together(path, workdir)
+    assert (code, other_code) == (0, 0), err + other
+    assert "started from" in first
+    # The first writes; the lines of Gloo are its own.
+    assert "two: " not in second and "result" not in second
+    assert_same(tmp_path / "one", workdir)
+    # Two processes go on from what is saved.
+    shutil.rmtree(workdir / "checkpoints" / "4")
+    (workdir / "result.json").unlink()
+    (first, err, code), (_, other, other_code) = together(path, workdir)
+    assert (code, other_code) == (0, 0), err + other
+    assert "resumed at step 2" in first
+    assert_same(tmp_path / "one", workdir)
+    assert json.loads((workdir / "result.json").read_text())["device"]["count"] == 4
+
+
+def assert_same(alone, together):
+    """Metrics and weights are those of the run of one process."""
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-4)
+    for line, other in zip(lines(alone), lines(together), strict=True):
+        assert line.pop("split") == other.pop("split")
+        jax.tree.map(close, line, other)
+    folders = [workdir / "checkpoints" / "4" for workdir in (alone, together)]
+    jax.tree.map(close, *map(checkpoint.restore_variables, folders))

@@ -1,0 +1,192 @@
+"""What is made of times: spreads, turns, ratios, verdicts, tables and plots."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import compare, report, results, scaling, timing
+
+
+def test_times_are_of_calls_after_a_warm_up(monkeypatch):
+    counts, clock = [], iter(range(1000))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    found = timing.time_calls(counts.append, 3, warmup=2, await_every=5)
+    assert counts == [10, 5, 5, 5]
+    assert found == [200.0] * 3  # The clock is read twice for five calls.
+
+
+def test_a_spread_is_numpys():
+    values = list(np.random.default_rng(0).random(50))
+    found = timing.spread(values)
+    assert found.pop("n") == 50
+    expected = np.percentile(values, (50, 10, 90))
+    np.testing.assert_allclose(list(found.values()), expected, rtol=1e-3)
+
+
+def test_sides_take_turns_and_another_is_first_each_time():
+    order = []
+    sides = {name: lambda count, name=name: order.append(name) for name in "abc"}
+    found = timing.take_turns(sides, turns=3, calls=2)
+    assert order == [name for name in "abcbcacab" for _ in range(3)]
+    assert {name: len(times) for name, times in found.items()} == dict.fromkeys(
+        sides, 3
+    )
+
+
+def test_the_first_call_of_a_turn_does_not_count(monkeypatch):
+    now = 0.0
+    cost = iter([100.0, 1.0, 3.0, 2.0])
+
+    def take(count):
+        nonlocal now
+        now += sum(next(cost) for _ in range(count))
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    assert timing.take_turns({"a": take}, turns=1, calls=3) == {"a": [2000.0]}
+
+
+def test_a_ratio_is_taken_turn_by_turn():
+    # The machine was three times slower in the second turn, for both.
+    found = timing.ratio(ours=[1.0, 3.0, 1.0], theirs=[2.0, 6.0, 3.0])
+    assert found == {
+        "ratios": [2.0, 2.0, 3.0], "ratio": 2.0, "ratio_low": 2.0, "ratio_high": 3.0
+    }  # fmt: skip
+
+
+def line(times=(), **changes):
+    """Returns a line of results."""
+    return report.SMOKE_LINE | {"benchmark": "throughput", "times_ms": times} | changes
+
+
+def noisy(median: float, seed: int, spread: float = 0.02):
+    """Returns times around a median."""
+    draws = np.random.default_rng(seed).standard_normal(20)
+    return list(median * (1 + spread * draws))
+
+
+NOISE = {"noise": 0.05, "lone_noise": 0.6}
+
+
+def runs(*medians: float, seed: int = 0):
+    """Returns lines of runs with such medians."""
+    return [line(noisy(each, seed + n)) for n, each in enumerate(medians)]
+
+
+@pytest.mark.parametrize(
+    "after, expected",
+    [(100, "no difference seen"), (103, "no difference seen"),
+     (97, "no difference seen"), (80, "faster"), (125, "slower")],
+)  # fmt: skip
+def test_a_verdict_on_runs(after, expected):
+    after = runs(after, 1.01 * after, 0.99 * after, seed=10)
+    found = compare.compare(runs(100, 101, 99), after, **NOISE)
+    assert found["verdict"] == expected
+    assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
+
+
+def test_runs_that_differ_among_themselves_are_no_evidence():
+    before, after = runs(100, 140, 90), runs(85, 125, 80)
+    assert compare.compare(before, after, **NOISE)["verdict"] == "no difference seen"
+
+
+@pytest.mark.parametrize(
+    "after, expected", [(70, "no difference seen"), (50, "faster"), (200, "slower")]
+)
+def test_lone_runs_need_a_large_difference(after, expected):
+    found = compare.compare(runs(100), runs(after), **NOISE)
+    assert found["verdict"] == expected
+
+
+def test_ratios_to_another_side_are_compared_where_there_are_any():
+    before = line(noisy(100, 0), ratios=[1.0, 1.01, 0.99, 1.0, 1.0])
+    after = line(noisy(300, 1), ratios=[1.5, 1.51, 1.49, 1.5, 1.52])
+    found = compare.compare([before], [after], **NOISE)
+    assert found["verdict"] == "faster"
+    assert found["ratio"] == pytest.approx(1.5)
+
+
+def write(path, *lines):
+    """Writes lines of results to a file."""
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in lines))
+    return path
+
+
+def test_files_are_compared_by_what_they_measured(call_command, tmp_path):
+    small = {"image_size": 64}
+    before = write(tmp_path / "a", line(noisy(9, 0)), line(noisy(5, 1), **small))
+    after = write(tmp_path / "b", line(noisy(4, 2), jax="1"), line([1.0], batch_size=1))
+    code, out, _ = call_command(compare, before, after)
+    found = json.loads(out.splitlines()[-1])
+    assert code == 0
+    assert [row["verdict"] for row in found["rows"]] == ["faster"]
+    assert found["only_in_one"] == 2
+    code, _, err = call_command(compare, before, write(tmp_path / "c", line(width=8)))
+    assert code == 2
+    assert "nothing in common" in err
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"model": "resnet18"}'])
+def test_a_line_that_is_no_result_is_named(call_command, tmp_path, text):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{json.dumps(line())}\n{text}\n")
+    code, _, err = call_command(report, f"--results={path}")
+    assert code == 3
+    assert f"{path}:2" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_report_shows_the_last_line_of_each(call_command, tmp_path):
+    slow, fast = line([1.0]), line([1.0], images_per_second=77.0)
+    other = line([1.0], images_per_second=55.0, jax="1")
+    write(tmp_path / "x.jsonl", slow, fast, other, {"benchmark": "scaling"})
+    table, plot = tmp_path / "table.md", tmp_path / "plot.png"
+    flags = f"--results={tmp_path}", f"--table={table}", f"--plot={plot}"
+    code, out, err = call_command(report, *flags)
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["rows"] == 2
+    rows = table.read_text().splitlines()[2:]
+    assert [row.split("|")[2].strip() for row in rows] == ["77.0", "55.0"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_an_exponent_is_that_of_a_power_law(power, tmp_path):
+    rows = [
+        {
+            "batch_size": size,
+            "gflops_per_step": 3.0 * size,
+            "step_time_ms": {"median": t, "p10": 0.9 * t, "p90": 1.2 * t},
+        }
+        for size in (1, 4, 16)
+        for t in [7 * size**power]
+    ]
+    found = scaling.exponent("batch_size", rows)
+    assert found == power
+    path = tmp_path / "plot.png"
+    scaling.draw({"batch_size": {"rows": rows, "exponent": found}}, str(path))
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "flag, expected",
+    [
+        ("--axes=deepth", "'deepth' is unknown"),
+        ("--batch_sizes=4", "two values or more"),
+        ("--batch_sizes=4,many", "'many' is not a positive integer"),
+        ("--models=resnet18,resnet5", "did you mean 'resnet50'"),
+        ("--model=resnet19", "did you mean 'resnet18'"),
+    ],
+)
+def test_a_mistake_in_scaling_is_one_line(call_command, flag, expected):
+    code, _, err = call_command(scaling, flag)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert expected in err
+
+
+def test_what_is_measured_is_said_in_words():
+    words = results.label_of(line(num_devices=2, steps_per_call=10, stem="small"))
+    assert words == (
+        "resnet50, train, 224 px, batch 8, float32, jit x2, 10 steps a call, small stem"
+    )

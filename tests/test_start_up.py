@@ -1,0 +1,198 @@
+"""Before the first step: first values, programs that are kept, the clock."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import gans
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_model
+from flax import linen as nn
+from phases import everything
+
+from tljax import compiled, initial, models
+from tljax.errors import ConfigError
+from tljax.models import initializers
+from tljax.plan import Row
+from tljax.stopwatch import Stopwatch, process_age
+from tljax.tasks import gan
+
+
+def assert_equal(first, second):
+    """Bit for bit."""
+    first, second = (
+        jax.tree.map(
+            lambda leaf: (
+                jax.random.key_data(leaf)
+                if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+                else leaf
+            ),
+            tree,
+        )
+        for tree in (first, second)
+    )
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 4, 8), (1, 1, 64, 256)])
+def test_kernels_are_drawn_as_flax_draws_them(key, shape):
+    drawn = initializers.kaiming_normal(key, shape)
+    flax = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    # From jax 0.12 on the two are multiplied in one program, and round differently.
+    np.testing.assert_allclose(drawn, flax(key, shape), rtol=3e-7)
+    assert abs(float(drawn.std()) - (2 / (shape[0] * shape[1] * shape[3])) ** 0.5) < 0.1
+
+
+def test_first_values_are_those_of_init(key):
+    images = jnp.zeros((1, 8, 8, 3))
+    for model in (
+        models.create("resnet18", num_classes=3, width=2, stem="small"),
+        tiny_model.TinyNet(),
+    ):
+        init = lambda: model.init(key, images)  # noqa: B023, E731
+        assert_equal(initial.evaluate(init), init())
+
+
+def test_first_values_of_a_state():
+    """With what is in it twice: a moving average, and weights that it decays to."""
+    course = tiny_model.Course(
+        [Row("")], ema_decay=0.9, decay_towards="start", weight_decay=0.1
+    )
+    assert_equal(initial.evaluate(course.create), course.create())
+
+
+def test_first_values_of_a_gan(key):
+    """Its vectors are computed from its kernels."""
+    config = gans.make_config(spectral_norm=True)
+    model, _, _ = gans.make_parts(config)
+    parts = {"model": model, "phase": everything(model, (8, 8, 1)), "config": config}
+    tx = gan.create_optimizer(config, lambda step: 0.1, {"row0": Row("")})
+    create = lambda: gan.create_state(key, (8, 8, 1), tx=tx, **parts)  # noqa: E731
+    # What is drawn by itself and computed in one program rounds as in no other.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    found, expected = initial.evaluate(create), create()
+    jax.tree.map(close, found.variables, expected.variables)
+    assert_equal(found.params, expected.params)
+
+
+def test_only_what_is_wanted_is_executed(key):
+    def create():
+        first = jax.random.normal(key, (3,))
+        second = jax.pure_callback(lambda: 1 / 0, jax.ShapeDtypeStruct((), jnp.float32))
+        return {"a": first, "b": {"c": second}}
+
+    found = initial.evaluate(create, lambda path: path.startswith("a"))
+    assert_equal(found["a"], jax.random.normal(key, (3,)))
+    assert found["b"]["c"] == jax.ShapeDtypeStruct((), jnp.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with two programs in it."""
+    folder = tmp_path / "compiled"
+    assert compiled.open_folder(folder)
+    for name in "ab":
+        (folder / f"jit_{name}-cache").write_bytes(b"program " + name.encode())
+    compiled.seal(folder)
+    return folder
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_sound_programs_are_kept(folder):
+    before = entries(folder)
+    assert len(before) == 4
+    compiled.check(folder)
+    assert entries(folder) == before
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "unsealed"])
+def test_a_damaged_program_is_deleted(folder, damage):
+    entry = folder / "jit_a-cache"
+    if damage == "unsealed":  # The process was killed as it wrote.
+        compiled.beside(entry).unlink()
+    else:
+        content = entry.read_bytes()
+        entry.write_bytes(content[:-3] if damage == "cut" else content[:-1] + b"x")
+    compiled.check(folder)
+    assert entries(folder) == ["jit_b-cache", "jit_b-checksum"]
+
+
+def test_the_programs_used_last_are_kept(folder, monkeypatch):
+    os.utime(folder / "jit_b-cache", (1, 1))
+    monkeypatch.setattr(compiled, "LIMIT", 10)
+    compiled.check(folder)
+    assert entries(folder) == ["jit_a-cache", "jit_a-checksum"]
+
+
+def test_a_folder_that_others_write_to_is_refused(folder):
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)
+    with pytest.raises(ConfigError, match="which others may write to: chmod 700"):
+        compiled.open_folder(folder)
+
+
+def test_a_folder_that_cannot_be_made_costs_time_alone(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert not compiled.open_folder(tmp_path / "file" / "compiled")
+
+
+def test_the_time_to_the_first_step_in_parts():
+    stopwatch = Stopwatch(already=100.0)
+    stopwatch.lap("import")
+    stopwatch.lap("data")
+    stopwatch.lap("import")
+    line = stopwatch.line({"trace": 1.25, "compile": 3.0})
+    assert line == (
+        "first step after 100.0 s: import 100.0, data 0.0; beside them trace 1.2, "
+        "compile 3.0"
+    )
+    assert 0 < process_age() < 1e5
+
+
+CODE = """
+import sys, jax
+from tljax import entry
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+run = lambda argv: jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()
+print(entry.run_command(run, []), "/jax/compilation_cache/cache_hits" in hits)
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_takes_what_the_first_compiled(tmp_path):
+    env = {**os.environ, "TLJAX_HOME": str(tmp_path)}
+    for name in list(env):
+        if "COMPILATION_CACHE" in name or "PERSISTENT_CACHE" in name:
+            del env[name]
+
+    def run(**changes):
+        process = subprocess.run(
+            [sys.executable, "-c", CODE],
+            env=env | changes,
+            capture_output=True,
+            text=True,
+        )
+        return process.stdout.split(), process.stderr
+
+    off = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    assert run(**off)[0] == ["0", "False"]
+    assert not (tmp_path / "compilation_cache").exists()
+    assert run()[0] == ["0", "False"]
+    assert run()[0] == ["0", "True"]
+    for entry in (tmp_path / "compilation_cache").glob("*-cache"):
+        entry.write_bytes(entry.read_bytes()[:-7])
+    out, err = run()
+    assert (out, "Error reading" in err) == (["0", "False"], False)
+    assert run()[0] == ["0", "True"]
+    (tmp_path / "compilation_cache").chmod(0o777)
+    out, err = run()
+    assert out == ["2", "False"] and err.startswith("tljax: compiled programs are not")
+    assert len(err.splitlines()) == 1

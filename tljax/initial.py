@@ -1,0 +1,66 @@
+"""The first values of a state, without running the network that they are for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def evaluate(
+    function: Callable[[], Any], wanted: Callable[[str], bool] = lambda path: True
+) -> Any:
+    """Returns what `function()` returns, on the default device.
+
+    Only the operations that what is `wanted` follows from are executed: of a
+    `model.init` those that draw kernels, and not the network, whose shapes alone are
+    looked at. What is compiled already, as the draws of `jax.random` are, is executed
+    by itself, so that kernels share its programs; the rest is one small program.
+    `wanted` takes a path, as params/fc/bias; in place of other leaves stand their
+    shapes.
+    """
+    closed, shapes = jax.make_jaxpr(function, return_shape=True)()
+    leaves, tree = jax.tree_util.tree_flatten_with_path(shapes)
+    chosen = [
+        wanted(jax.tree_util.keystr(path, simple=True, separator="/"))
+        for path, _ in leaves
+    ]
+    variables = zip(closed.jaxpr.outvars, chosen, strict=True)
+    outputs = [variable for variable, keep in variables if keep]
+    draws = [
+        variable
+        for equation in leading_to(closed.jaxpr.eqns, outputs)
+        if equation.primitive.name in ("jit", "pjit")
+        for variable in equation.outvars
+        if not isinstance(variable, core.DropVar)
+    ]
+    drawn = core.jaxpr_as_fun(program(closed, [], draws))()
+    rest = jax.jit(core.jaxpr_as_fun(program(closed, draws, outputs)))
+    values = iter(rest(*drawn))
+    return tree.unflatten(
+        next(values) if keep else shape
+        for keep, (_, shape) in zip(chosen, leaves, strict=True)
+    )
+
+
+def leading_to(equations: list[Any], outputs: list[Any]) -> list[Any]:
+    """Returns those of the operations that some variables follow from, in order."""
+    ends = {each for each in outputs if isinstance(each, core.Var)}
+    kept = []
+    for equation in reversed(equations):
+        if ends.intersection(equation.outvars):
+            kept.append(equation)
+            ends |= {each for each in equation.invars if isinstance(each, core.Var)}
+    return kept[::-1]
+
+
+def program(
+    closed: core.ClosedJaxpr, inputs: list[Any], outputs: list[Any]
+) -> core.ClosedJaxpr:
+    """Returns the part of a program that leads from some of its variables to others."""
+    known = set(inputs)
+    equations = [each for each in closed.jaxpr.eqns if not known & set(each.outvars)]
+    jaxpr = closed.jaxpr.replace(
+        invars=inputs, outvars=outputs, eqns=leading_to(equations, outputs)
+    )
+    return core.ClosedJaxpr(jaxpr, closed.consts)
