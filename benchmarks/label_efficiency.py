@@ -30,8 +30,6 @@ all backbones of a kind, train side by side in one compiled program.
 
 import functools
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,8 +40,9 @@ import numpy as np
 from absl import app, flags, logging
 
 from benchmarks import label_backbones as backbones
-from benchmarks import label_report, side_by_side
+from benchmarks import label_report, machine, side_by_side
 from benchmarks.label_backbones import SOURCE, TARGET
+from tljax import parallel
 from tljax.config import Config, Loss, Model, Optim
 from tljax.data import sources
 from tljax.data.splits import Split
@@ -273,11 +272,7 @@ def main(argv: list[str]) -> None:
         "rows": rows,
         "seconds": round(time.perf_counter() - begun, 1),
         "cpu_seconds": round(time.process_time(), 1),
-        "load": [round(load, 1) for load in os.getloadavg()],
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
+        **machine.describe(parallel.create_mesh(num_devices=1)),
     }
     print(json.dumps(result))
 
