@@ -1,6 +1,9 @@
 """Digits from a GAN first; then its discriminator learns five labels a class.
 
 python -m tljax.main --config=configs/digits_gan_transfer.py --workdir=DIR
+
+Test accuracy 68.5 %, from scratch 49.6 % (one seed), in five minutes on two cores of an
+AMD EPYC that others used too, jax 0.10.2.
 """
 
 from tljax.config import Config, Data, Gan, Loss, Model, Optim
