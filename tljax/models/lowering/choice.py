@@ -77,11 +77,7 @@ def always(case: Case) -> bool:
 FORWARD = [
     Row(lambda c: c.is_grouped, forms.forward_xla, "the only form"),
     Row(lambda c: c.is_pixel, forms.forward_pixels, "1.2-2"),
-<<<<<<< HEAD
     Row(lambda c: c.stacked, forms.forward_patches, "1.2-6, 5 models"),
-=======
-    Row(lambda c: c.stacked, forms.forward_patches, "1.2-6, 5 models side by side"),
->>>>>>> study
     Row(lambda c: c.extent <= 2, forms.forward_patches, "65 at 2x2, 512 channels"),
     Row(
         lambda c: c.extent <= 7 and c.pixels <= 512,
@@ -96,7 +92,6 @@ DATA = [
     Row(lambda c: c.is_pixel, forms.data_pixels, "1.2-2"),
     Row(lambda c: c.stacked, forms.data_patches, "2-9, 5 models"),
     Row(lambda c: c.looped, forms.data_patches, "13-16 in a loop, 8x8, 16 channels"),
-    Row(lambda c: c.stacked, forms.data_patches, "1.7-9, 5 models side by side"),
     Row(lambda c: c.extent <= 7, forms.data_patches, "1.2-20"),
     Row(
         lambda c: c.window.stride > 1 and c.extent <= 16,
