@@ -2,8 +2,8 @@
 
 python -m tljax.main --config=configs/digits_autoencoder_transfer.py --workdir=DIR
 
-20.5 dB on test images; test accuracy 77.4 %, from scratch 64.9 % (one seed), in a minute
-and a half on two cores of an AMD EPYC, jax 0.10.2.
+20.5 dB on test images; test accuracy 77.4 %, from scratch 64.9 % (one seed), in 1.5
+minutes on two cores of an AMD EPYC, jax 0.10.2.
 """
 
 from tljax.config import Autoencoder, Config, Data, Loss, Model, Optim
