@@ -50,6 +50,26 @@ def averaged(variables: dict[str, Any], ema: Any) -> dict[str, Any]:
     return {"params": params, "batch_stats": ema["batch_stats"]}
 
 
+def begin(
+    variables: dict[str, Any],
+    key: jax.Array,
+    phase: Phase,
+    tx: optax.GradientTransformation,
+    *,
+    keeps_average: bool,
+) -> TrainState:
+    """Returns the state of variables before the first step."""
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state={},
+        ema={},
+        key=key,
+    )
+    return enter_phase(state, phase, tx, keeps_average=keeps_average)
+
+
 def enter_phase(
     state: TrainState,
     phase: Phase,

@@ -16,7 +16,7 @@ from tljax.errors import ConfigError
 from tljax.models import devices
 from tljax.models.decoder import Found
 from tljax.plan import Phase
-from tljax.state import TrainState, enter_phase
+from tljax.state import TrainState, begin
 from tljax.tasks.classification import PRECISIONS, see
 from tljax.tasks.corruption import hide, inputs, obscure, patch_grid, patch_size
 from tljax.tasks.reconstruction import (
@@ -120,15 +120,8 @@ def create_state(
     """Returns the state before the first step, initialised from `key`."""
     init_key, run_key = jax.random.split(key)
     variables = model.init(init_key, jnp.zeros((1, *image_shape)))
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables.get("batch_stats", {}),
-        opt_state={},
-        ema={},
-        key=run_key,
-    )
-    return enter_phase(state, phase, tx, keeps_average=config.optim.ema_decay > 0)
+    keeps = config.optim.ema_decay > 0
+    return begin(variables, run_key, phase, tx, keeps_average=keeps)
 
 
 def train_step(

@@ -15,7 +15,7 @@ from tljax.data.operations import Operation, RandomResizedCrop
 from tljax.data.transforms import Transform
 from tljax.models import devices
 from tljax.plan import Phase
-from tljax.state import TrainState, enter_phase
+from tljax.state import TrainState, begin
 from tljax.tasks.losses import LOSSES, find_class_weights
 from tljax.tasks.update import descend
 
@@ -72,15 +72,8 @@ def create_state(
     """Returns the state before the first step, initialised from `key`."""
     init_key, run_key = jax.random.split(key)
     variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state={},
-        ema={},
-        key=run_key,
-    )
-    return enter_phase(state, phase, tx, keeps_average=config.optim.ema_decay > 0)
+    keeps = config.optim.ema_decay > 0
+    return begin(variables, run_key, phase, tx, keeps_average=keeps)
 
 
 def train_step(

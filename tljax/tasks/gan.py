@@ -31,7 +31,7 @@ from tljax.errors import ConfigError
 from tljax.models import devices, spectral
 from tljax.models.gan import GAN
 from tljax.plan import Phase
-from tljax.state import TrainState, average, enter_phase
+from tljax.state import TrainState, average, begin
 from tljax.tasks import classification
 from tljax.tasks import gan_objectives as objectives
 from tljax.tasks.adversarial import LOSSES
@@ -138,15 +138,9 @@ def create_state(
         batch_stats["spectral"] = spectral.create_vectors(
             vector_key, variables["params"]["discriminator"], skip=(TRUNK,)
         )
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=batch_stats,
-        opt_state={},
-        ema={},
-        key=run_key,
-    )
-    return enter_phase(state, phase, tx, keeps_average=config.optim.ema_decay > 0)
+    variables = variables | {"batch_stats": batch_stats}
+    keeps = config.optim.ema_decay > 0
+    return begin(variables, run_key, phase, tx, keeps_average=keeps)
 
 
 def train_step(
