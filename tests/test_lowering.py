@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tljax import parallel
 from tljax.models import lowering
-from tljax.models.lowering import choice, forms, mode
+from tljax.models.lowering import choice, forms, mode, winograd
 from tljax.models.lowering.convolution import trimmed
 from tljax.models.lowering.forms import Window
 
@@ -19,6 +19,7 @@ WINDOWS = {
     "pixel": ((3, 5, 4), (1, 1, 4, 6), Window((1, 1), 1, ((0, 0), (0, 0)))),
     "pixel/2": ((5, 4, 4), (1, 1, 4, 6), Window((1, 1), 2, ((0, 0), (0, 0)))),
     "3": ((4, 5, 3), (3, 3, 3, 2), Window((3, 3), 1, ((1, 1), (1, 1)))),
+    "3 askew": ((6, 5, 3), (3, 3, 3, 2), Window((3, 3), 1, ((0, 2), (3, 0)))),
     "3/2": ((5, 6, 3), (3, 3, 3, 2), Window((3, 3), 2, ((1, 1), (1, 1)))),
     "tiny": ((1, 2, 3), (3, 3, 3, 4), Window((3, 3), 1, ((1, 1), (1, 1)))),
     "7/2": ((9, 8, 2), (7, 7, 2, 3), Window((7, 7), 2, ((3, 3), (3, 3)))),
@@ -266,6 +267,28 @@ def test_what_meets_padding_alone_is_left_out(extents, stride):
 def test_the_first_row_that_holds_is_taken():
     window = WINDOWS["3"][2]
     large = choice.Case((8, 56, 56, 64), (3, 3, 64, 64), window)
+    thin = choice.Case((8, 56, 56, 32), (3, 3, 32, 32), window)
     tiny = choice.Case((32, 2, 2, 512), (3, 3, 512, 512), window)
-    assert choice.choose(choice.FORWARD, large) is forms.forward_xla
+    assert choice.choose(choice.FORWARD, large) is winograd.forward_winograd
+    assert choice.choose(choice.FORWARD, thin) is forms.forward_xla
     assert choice.choose(choice.FORWARD, tiny) is forms.forward_patches
+
+
+@pytest.mark.parametrize("at_once", [1, 600, 10**6])
+def test_winograds_form_of_a_batch_in_parts_on_many_devices(at_once, monkeypatch):
+    """Of 8 images, one, two or all at a time; `vmap` on top is that of XLA's own."""
+    monkeypatch.setattr(winograd, "AT_ONCE", at_once)
+    images, kernel, _ = draw("3", batch=8)
+    window, extents = WINDOWS["3"][2], images.shape[1:3]
+    parts = {1: 1, 600: 2, 10**6: 8}
+    assert winograd.part_of(8, extents, images.shape[-1]) == parts[at_once]
+
+    expected = forms.forward_xla(images, kernel, window)
+    mesh = parallel.create_mesh("", 4)
+    divided = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
+    form = functools.partial(winograd.forward_winograd, window=window)
+    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
+    close(jax.jit(form)(divided, kernel), expected)
+    kernels = np.stack([kernel, 2 * kernel])
+    both = jax.vmap(form, (None, 0))
+    close(both(images, kernels), np.stack([expected, 2 * expected]))
