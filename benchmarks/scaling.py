@@ -101,13 +101,15 @@ def measure(axis: str, works: list[Work], turns: int, calls: int) -> dict[str, A
     rows = []
     for program, found in zip(programs, times.values(), strict=True):
         work = program.work
-        step_time = timing.spread([time / work.steps_per_call for time in found])
+        steps = [time / work.steps_per_call for time in found]
+        step_time = timing.spread(steps)
         flops = machine.flops(program.step, program.arguments)
         rows.append(
             {
                 axis: getattr(work, axis),
                 "gflops_per_step": flops and timing.significant(flops / 1e9),
                 "step_time_ms": step_time,
+                "times_ms": [timing.significant(time) for time in steps],
                 "images_per_second": timing.significant(
                     1000 * work.batch_size / step_time["median"]
                 ),
@@ -201,12 +203,11 @@ def run(argv: list[str]) -> None:
             draw(axes, values.plot)
         except OSError as error:
             raise ConfigError(f"--plot={values.plot}: {error}") from None
-    work = next(iter(points.values()))[0]
-    where = machine.describe(parallel.create_mesh(work.devices, 1))
-    base = throughput.read_work(values)._asdict()
-    command.finish(
-        {"benchmark": "scaling", **base, "axes": axes, **where}, values.output
-    )
+    base = throughput.read_work(values)
+    mesh = parallel.create_mesh(base.devices, base.num_devices or 1)
+    where = machine.describe(mesh)
+    result = {"benchmark": "scaling", **base._asdict(), "axes": axes, **where}
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
