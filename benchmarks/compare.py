@@ -14,7 +14,6 @@ EPYC on which four others were at work. `not_compared` are lines without times.
 """
 
 import itertools
-import sys
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from absl import flags
 
 from benchmarks import command, results
 from benchmarks.results import Line
-from tljax.entry import run_command
 from tljax.errors import ConfigError, DataError
 
 RESAMPLES = 2000
@@ -158,4 +156,4 @@ def run(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run, sys.argv))
+    command.main(run)
