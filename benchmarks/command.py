@@ -86,7 +86,10 @@ def check(values: flags.FlagValues, **choices: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def words_of(values: flags.FlagValues) -> Iterator[None]:
-    """Lets an error name the flag that a field of a config was set by."""
+    """Lets an error name the flag that a field of a config was set by.
+
+    Flags may ask for more memory than there is, too.
+    """
 
     def flag(match: re.Match) -> str:
         field = match[1]
@@ -102,6 +105,8 @@ def words_of(values: flags.FlagValues) -> Iterator[None]:
         if text == str(error):
             raise
         raise ConfigError(text) from error
+    except MemoryError as error:
+        raise ConfigError(f"out of memory: {error}") from None
 
 
 def finish(result: dict[str, Any], output: str = "") -> None:

@@ -38,10 +38,11 @@ def define(values: flags.FlagValues) -> None:
         values,
         image_size=(64, "pixels"),
         batch_size=(32, "images a step"),
-        images=(600, "of training"),
         epochs=(10, "of the head"),
         repeats=(3, "turns of each side"),
     )
+    # Of fewer, the smaller splits would lack classes.
+    command.define_numbers(values, 25, images=(600, "of training"))
 
 
 def make_run(values: flags.FlagValues) -> Run:
