@@ -32,7 +32,7 @@ compiled program. It takes 17 minutes of one core of an AMD EPYC, jax 0.10.2.
 import functools
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,11 +41,10 @@ from absl import flags
 
 from benchmarks import command, label_report, machine, side_by_side
 from benchmarks import label_backbones as backbones
-from benchmarks.label_backbones import SOURCE, TARGET
+from benchmarks.label_backbones import TARGET
+from benchmarks.label_images import Images, load
 from tljax import parallel
 from tljax.config import Config, Loss, Model, Optim
-from tljax.data import sources
-from tljax.data.splits import Split
 from tljax.errors import ConfigError
 from tljax.probing import logistic
 from tljax.run import Run
@@ -66,24 +65,6 @@ RATES = (0.003, 0.01, 0.03)
 PENALTY = 0.01
 # Of L-BFGS.
 ITERATIONS = 200
-
-
-class Images(NamedTuple):
-    """All digits, and the places of some of them for each seed.
-
-    Attributes:
-      stored: "image" uint8 [n, 8, 8, 1], "label" int32 [n]: 0 to 4 in either half.
-      train, source: training images of all digits, and of the digits 0 to 4.
-      labelled: for each number of labels a class, those images of the digits 5 to 9.
-      val, test: images of the digits 5 to 9, [seeds, m].
-    """
-
-    stored: dict[str, jax.Array]
-    train: list[np.ndarray]
-    source: list[np.ndarray]
-    labelled: dict[str, list[np.ndarray]]
-    val: np.ndarray
-    test: np.ndarray
 
 
 def define(values: flags.FlagValues) -> None:
@@ -114,34 +95,6 @@ def check(values: flags.FlagValues) -> None:
             Path(values.output).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"--output={values.output}: {error}") from None
-
-
-def load(seeds: range, labels: list[str]) -> Images:
-    """Returns the digits as each seed divides them."""
-    digits = sources.load_digits("", None).splits["train"]
-    stored = {
-        "image": jnp.asarray(digits.images),
-        "label": jnp.asarray(digits.labels % len(TARGET)),
-    }
-
-    def places(name: str, classes: tuple[str, ...] = (), count: str = "all"):
-        number = 0 if count == "all" else int(count)
-        options = {"classes": classes, "labels_per_class": number}
-        configs = [backbones.digits(seed=seed, **options) for seed in seeds]
-        return [places_of(sources.load(config).splits[name]) for config in configs]
-
-    return Images(
-        stored,
-        places("train"),
-        places("train", SOURCE),
-        {count: places("train", TARGET, count) for count in labels},
-        *(side_by_side.cut(places(split, TARGET)) for split in ("val", "test")),
-    )
-
-
-def places_of(split: Split) -> np.ndarray:
-    """Returns the places of a split's images among all digits."""
-    return split.names.astype(np.int32)
 
 
 def fine_tuning(num_steps: int) -> Config:
