@@ -48,6 +48,9 @@ def parse(text: str, place: str) -> Line:
         raise DataError(f"{place} is no JSON: {error}") from None
     if not isinstance(line, dict) or not isinstance(line.get("benchmark"), str):
         raise DataError(f"{place} is no result: it names no benchmark")
+    for name in ("hardware", "models", "axes"):
+        if not isinstance(line.get(name, {}), dict):
+            raise DataError(f"{place} is no result: its {name} are no object")
     return line
 
 

@@ -200,7 +200,9 @@ def test_machines_are_not_compared(call_command, tmp_path):
         assert results.latest(lines) == lines
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"model": "resnet18"}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"model": "resnet18"}', '{"benchmark": "scaling", "axes": 1}']
+)
 def test_a_line_that_is_no_result_is_named(call_command, tmp_path, text):
     path = tmp_path / "a.jsonl"
     path.write_text(f"{json.dumps(line())}\n{text}\n")
