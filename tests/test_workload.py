@@ -122,7 +122,10 @@ def test_batches_are_sent_one_ahead_and_none_is_lost(monkeypatch):
 
 @pytest.mark.parametrize("compile", ["jit", "pmap"])
 def test_several_steps_are_taken_on_several_devices(compile):
-    work = TINY._replace(num_devices=2, steps_per_call=3, compile=compile)
+    work = Work(
+        task="autoencoder", model="tied_autoencoder", image_size=8, channels=1,
+        batch_size=4, num_devices=2, steps_per_call=3, compile=compile,
+    )  # fmt: skip
     program = workload.prepare(work)
     assert program.mesh.size == 2
     program.take(2)
