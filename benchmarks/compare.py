@@ -2,17 +2,18 @@
 
     python -m benchmarks.compare BEFORE.jsonl AFTER.jsonl
 
-Lines that measured the same are compared: `ratio` is AFTER over BEFORE in speed, from
-medians, with a 95 % interval of a bootstrap over runs and over the times of each. Where
-both lines come from `compare_torch`, it is our speed over PyTorch's that is compared,
-as what the machine did meanwhile met both. A verdict needs an interval that ends more
-than --noise from 1, and three runs of each side to know how runs differ. With fewer,
-unless turns were taken within a run, it needs --lone_noise: medians of six runs of one
-program differed by a factor of 1.6 on two cores of an AMD EPYC on which four others
-were at work.
+Lines that measured the same on the same hardware are compared, each model of
+`small_models` and each point of `scaling` for itself: `ratio` is AFTER over BEFORE in
+speed, from medians, with a 95 % interval of a bootstrap over runs and over the times of
+each. Where both took turns with another side, PyTorch say, it is the speed over that
+side's which is compared, as what the machine did meanwhile met both. A verdict needs an
+interval that ends more than --noise from 1, and three runs of each side to know how
+runs differ. With fewer, unless turns were taken within a run, it needs --lone_noise:
+medians of six runs of one program differed by a factor of 1.6 on two cores of an AMD
+EPYC on which four others were at work. `not_compared` are lines without times.
 """
 
-import sys
+import itertools
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from absl import flags
 
 from benchmarks import command, results
 from benchmarks.results import Line
-from tljax.entry import run_command
 from tljax.errors import ConfigError, DataError
 
 RESAMPLES = 2000
@@ -39,14 +39,16 @@ def define(values: flags.FlagValues) -> None:
 
 
 def times_of(lines: list[Line]) -> list[np.ndarray]:
-    """Returns the times of each run, those of PyTorch for a unit where all have them.
-
-    Raises DataError for lines without them.
+    """Returns the times of each run, those of the other side for a unit where all took
+    turns with one; none at all where a line has no times.
     """
     name = "ratios" if took_turns(lines) else "times_ms"
-    runs = [np.asarray(line.get(name, ()), float) for line in lines]
-    if not all(run.size and (run > 0).all() for run in runs):
-        raise DataError(f"{results.label_of(lines[0])}: a line has no `{name}`")
+    try:
+        runs = [np.ravel(np.asarray(line.get(name, ()), float)) for line in lines]
+    except (TypeError, ValueError):
+        return []
+    if not all(run.size and ((run > 0) & (run < np.inf)).all() for run in runs):
+        return []
     return [1 / run for run in runs] if name == "ratios" else runs
 
 
@@ -72,12 +74,17 @@ def middle(runs: list[np.ndarray]) -> float:
 
 def compare(
     before: list[Line], after: list[Line], noise: float, lone_noise: float
-) -> dict[str, Any]:
-    """Returns ratio, interval and verdict for lines of one measurement."""
+) -> dict[str, Any] | None:
+    """Returns ratio, interval and verdict for lines of one measurement.
+
+    None where one of them has no times.
+    """
     both = before + after
     if min(len(before), len(after)) < ENOUGH and not took_turns(both):
         noise = max(noise, lone_noise)
     times = times_of(both)
+    if not times:
+        return None
     old, new = times[: len(before)], times[len(before) :]
     rng = np.random.default_rng(0)
     low, high = np.percentile(medians(old, rng) / medians(new, rng), PERCENTILES)
@@ -103,7 +110,7 @@ def verdict(low: float, high: float, noise: float) -> str:
 def by_key(lines: list[Line]) -> dict[Any, list[Line]]:
     """Returns the lines of each measurement."""
     found: dict[Any, list[Line]] = {}
-    for line in lines:
+    for line in itertools.chain.from_iterable(map(results.parts, lines)):
         found.setdefault(results.key_of(line), []).append(line)
     return found
 
@@ -120,9 +127,15 @@ def run(argv: list[str]) -> None:
     before, after = (by_key(results.read([path])) for path in paths)
     common = [key for key in after if key in before]
     if not common:
-        raise ConfigError(f"{paths[0]} and {paths[1]} measured nothing in common")
+        raise ConfigError(
+            f"{paths[0]} and {paths[1]} measured nothing in common on the same hardware"
+        )
     noise = values.noise, values.lone_noise
-    rows = [compare(before[key], after[key], *noise) for key in common]
+    found = {key: compare(before[key], after[key], *noise) for key in common}
+    rows = [row for row in found.values() if row]
+    without = [results.label_of(after[key][-1]) for key in common if not found[key]]
+    if not rows:
+        raise DataError(f"no line has `times_ms` or `ratios`: {'; '.join(without)}")
     table = results.markdown(
         ("what", "after / before", "95 %", "runs", "verdict"),
         (
@@ -132,13 +145,15 @@ def run(argv: list[str]) -> None:
         ),
     )  # fmt: skip
     print(table)
+    if without:
+        print(f"\n{len(without)} without times: {'; '.join(without)}")
     # The worst of them: what a change is judged by.
     worst = min(rows, key=lambda row: row["ratio"])
     ends = {name: worst[name] for name in ("ratio", "ratio_low", "ratio_high")}
     only = len(after) + len(before) - 2 * len(common)
     result = {"benchmark": "compare", **ends, "rows": rows, "only_in_one": only}
-    command.finish(result, values.output)
+    command.finish(result | {"not_compared": without}, values.output)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run, sys.argv))
+    command.main(run)

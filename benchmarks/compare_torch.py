@@ -12,17 +12,14 @@ another without sleep, and lose most where others are at work.
 """
 
 import importlib
-import importlib.util
 import os
-import sys
 import time
 
 from absl import flags
 
-from benchmarks import command, machine, throughput, timing
+from benchmarks import command, machine, throughput, timing, torch_side
 from benchmarks.work import Work
-from tljax.entry import run_command
-from tljax.errors import ConfigError, RunError, unknown
+from tljax.errors import ConfigError, RunError
 
 MODES = ("eager", "channels_last", "compile")
 SMOKE = throughput.SMOKE | {"repeats": 2, "calls": 1, "torch": "eager,channels_last"}
@@ -32,24 +29,9 @@ def define(values: flags.FlagValues) -> None:
     """Defines the flags of this benchmark."""
     throughput.define(values)
     values.set_default("repeats", 5)
-    flags.DEFINE_integer("calls", 3, "that count, in a turn", 1, flag_values=values)
     flags.DEFINE_list("torch", list(MODES), "sides of PyTorch", flag_values=values)
-    flags.DEFINE_integer(
-        "torch_threads", 0, "0 = as many as PyTorch takes", 0, flag_values=values
-    )
-
-
-def check(work: Work, modes: list[str]) -> None:
-    """Raises ConfigError for what PyTorch has no side for."""
-    for mode in modes:
-        if mode not in MODES:
-            raise ConfigError(unknown("--torch", mode, MODES))
-    if not modes:
-        raise ConfigError(f"--torch is empty; choose from: {', '.join(MODES)}")
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError("torch is not installed; pip install -e '.[parity]'")
-    if work.devices == "tpu" or work.num_devices > 1:
-        raise ConfigError("PyTorch is compared on one CPU or one GPU")
+    command.define_numbers(values, calls=(3, "that count, in a turn"))
+    command.define_numbers(values, 0, torch_threads=(0, "0 = as many as PyTorch takes"))
 
 
 def prepare_theirs(work: Work, platform: str, modes: list[str]):
@@ -80,10 +62,14 @@ def run(argv: list[str]) -> None:
     if values is None:
         return
     work = throughput.read_work(values)
-    check(work, values.torch)
+    command.check(values, torch=MODES)
+    if work.devices == "tpu" or work.num_devices > 1:
+        raise ConfigError("PyTorch is compared on one CPU or one GPU")
+    torch_side.check_torch()
     # jax would take most of the memory of a GPU for itself.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    program = throughput.prepare(work._replace(num_devices=1), values.await_every)
+    with command.words_of(values):
+        program = throughput.prepare(work._replace(num_devices=1), values.await_every)
     platform = machine.describe(program.mesh)["platform"]
     if values.torch_threads:
         importlib.import_module("torch").set_num_threads(values.torch_threads)
@@ -134,4 +120,4 @@ def describe(program, times, known):
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run, sys.argv))
+    command.main(run)

@@ -5,66 +5,92 @@
 
 A shape is batch, extent, channels in, channels out, kernel, stride, and groups where
 there are any. Of each, the forward operation, the gradient of the images and that of
-the kernel are timed in each form that fits, in turns; beside a time in ms stands its
-share of all operations in GFLOP/s, and a star at the form that is chosen. What stands
-before an operation in a network, and reads or writes the same arrays, stands before it
-here: an elementwise operation on both sides, whose own time is taken off. With
-`--looped` all stands in the body of a loop. `ratio` is XLA's own time over that of the
-chosen forms, summed over the network.
+the kernel are timed in each form that fits, in turns; beside the median in ms stands
+its share of all operations in GFLOP/s, and a star at the form that is chosen. What
+stands before an operation in a network, and reads or writes the same arrays, stands
+before it here: an elementwise operation on both sides, whose own time is taken off.
+With `--looped` all stands in the body of a loop. `ratio` is XLA's own time over that of
+the chosen forms, summed over the network, turn by turn; null where XLA's own form would
+take minutes.
 """
 
 import collections
-import json
-import time
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+import numpy as np
+from absl import flags
 
-from tljax import allocator, models
+from benchmarks import command, machine, timing
+from benchmarks.throughput import STEMS
+from tljax import models, parallel
+from tljax.errors import ConfigError
 from tljax.models import lowering
 from tljax.models.lowering import choice, mode
 from tljax.models.lowering.choice import Case
 from tljax.models.lowering.forms import Window
-
-MODEL = flags.DEFINE_string("model", "resnet50", "whose convolutions are measured")
-STEM = flags.DEFINE_enum("stem", "standard", ["standard", "small"], "of the model")
-SIZE = flags.DEFINE_integer("image_size", 224, "pixels")
-BATCH = flags.DEFINE_integer("batch_size", 8, "images")
-SHAPES = flags.DEFINE_string("shapes", "", "instead of a model's, see above")
-REPEATS = flags.DEFINE_integer("repeats", 9, "turns of each form; the best is taken")
-LOOPED = flags.DEFINE_bool("looped", False, "in the body of a loop")
-SMOKE = flags.DEFINE_bool("smoke", False, "two small shapes")
 
 OPERATIONS = {
     "forward": choice.FORWARD,
     "data": choice.DATA,
     "weights": choice.WEIGHTS,
 }
+SMOKE = {"shapes": "2,4,8,8,3,1;2,4,8,8,1,1", "repeats": 2}
 
 
-def parse(text: str) -> Case:
-    """Returns the case that a shape describes."""
-    batch, extent, cin, cout, kernel, stride, *groups = map(int, text.split(","))
-    groups, sides = (groups or [1])[0], ((kernel // 2, kernel // 2),) * 2
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this benchmark."""
+    for name, default, doc in (
+        ("model", "resnet50", "whose convolutions are measured"),
+        ("stem", "standard", "of the model"),
+        ("shapes", "", "instead of a model's, see above"),
+    ):
+        flags.DEFINE_string(name, default, doc, flag_values=values)
+    command.define_numbers(
+        values,
+        image_size=(224, "pixels"),
+        batch_size=(8, "images"),
+        repeats=(9, "turns of each form"),
+    )
+    doc = "in the body of a loop"
+    flags.DEFINE_bool("looped", False, doc, flag_values=values)
+
+
+def parse(text: str, looped: bool = False) -> Case:
+    """Returns the case that a shape describes; raises ConfigError."""
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if len(numbers) not in (6, 7) or min(numbers) < 1:
+        raise ConfigError(
+            f"--shapes: {text!r} is not six or seven positive integers: "
+            "batch,extent,in,out,kernel,stride[,groups]"
+        )
+    batch, extent, cin, cout, kernel, stride, groups = (*numbers, 1)[:7]
+    if cin % groups or cout % groups:
+        raise ConfigError(f"--shapes: {text!r}: {groups} groups do not divide channels")
+    sides = ((kernel // 2, kernel // 2),) * 2
     return Case(
         (batch, extent, extent, cin),
         (kernel, kernel, cin // groups, cout),
         Window((kernel, kernel), stride, sides, groups),
-        LOOPED.value,
+        looped,
     )
 
 
-def cases_of_model() -> dict[Case, int]:
-    """Returns the convolutions of a model, and how often each stands in it."""
-    model = models.create(MODEL.value, stem=STEM.value)
-    shape = (BATCH.value, SIZE.value, SIZE.value, 3)
+def cases_of(values: flags.FlagValues) -> dict[Case, int]:
+    """Returns the convolutions that flags name, and how often each is computed."""
+    if values.shapes:
+        texts = values.shapes.split(";")
+        return dict(collections.Counter(parse(text, values.looped) for text in texts))
+    model = models.create(values.model, stem=values.stem)
+    shape = (values.batch_size, values.image_size, values.image_size, 3)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     found = collections.Counter()
 
     def note(images, kernel, window):
-        found[Case(images.shape, kernel.shape, window, LOOPED.value)] += 1
+        found[Case(images.shape, kernel.shape, window, values.looped)] += 1
         return convolve(images, kernel, window)
 
     convolve, lowering.convolve = lowering.convolve, note
@@ -112,82 +138,78 @@ def draw(case: Case) -> list[jax.Array]:
     return [jax.random.normal(*pair) for pair in zip(keys, shapes, strict=True)]
 
 
-def seconds_of(programs: dict[str, Callable], arrays) -> dict[str, float]:
-    """Returns the best time of each program, all of them in turns."""
-    best = dict.fromkeys(programs, float("inf"))
-    for _ in range(REPEATS.value + 1):
-        for name, run in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(run(*arrays))
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
-
-
-def measure(operation: str, case: Case) -> tuple[dict[str, float], str]:
-    """Returns the seconds of each form of an operation, and the one that is chosen."""
+def measure(operation: str, case: Case, turns: int) -> tuple[dict[str, Any], str]:
+    """Returns the milliseconds [turns] of each form, and the one that is chosen."""
     rows, arrays = OPERATIONS[operation], draw(case)
     names = {form.__name__.split("_")[1]: form for form in choice.forms_of(rows, case)}
     if case.looped and operation == "weights" and len(names) > 1:
         del names["xla"]  # Minutes.
-    programs = {
-        name: program(operation, form, case, arrays)
-        for name, form in {"": None, **names}.items()
-    }
-    seconds = seconds_of(programs, arrays)
-    around = seconds.pop("")
-    seconds = {name: max(each - around, 1e-9) for name, each in seconds.items()}
+    sides = {}
+    for name, form in {"": None, **names}.items():
+        compiled = program(operation, form, case, arrays)
+
+        def call(compiled=compiled):
+            jax.block_until_ready(compiled(*arrays))
+
+        sides[name] = timing.repeated(call)
+    times = timing.take_turns(sides, turns, 1)
+    around = np.array(times.pop(""))
+    times = {name: np.maximum(all - around, 1e-6) for name, all in times.items()}
     looped = mode.Mode(looped=case.looped)
     chosen = choice.form_of(rows, case.images, case.kernel, case.window, looped)
-    return seconds, chosen.__name__.split("_")[1]
+    return times, chosen.__name__.split("_")[1]
 
 
-def main(argv: list[str]) -> None:
+def describe(operation: str, case: Case, times: dict[str, Any], chosen: str):
+    """Returns what is measured of an operation, and prints it."""
+    height, width = case.window.extents(case.images)
+    sums = 2 * case.batch * height * width * math.prod(case.kernel)
+    medians = {name: float(np.median(found)) for name, found in times.items()}
+    line = " ".join(
+        f"{'*' * (name == chosen)}{name} {ms:.2f} ({sums / ms / 1e6:.0f})"
+        for name, ms in sorted(medians.items(), key=lambda item: item[1])
+    )
+    print(f"  {operation:8}{line}", flush=True)
+    return {
+        "operation": operation,
+        "images": case.images,
+        "kernel": case.kernel,
+        "stride": case.window.stride,
+        "groups": case.window.groups,
+        "chosen": chosen,
+        "ms": {name: timing.significant(ms) for name, ms in medians.items()},
+    }
+
+
+def run(argv: list[str]) -> None:
     """Measures all cases, prints a line for each and one JSON line last."""
-    del argv
-    allocator.keep_memory()
-    if SMOKE.value:
-        flags.FLAGS.shapes, flags.FLAGS.repeats = "2,4,8,8,3,1;2,4,8,8,1,1", 1
-    if SHAPES.value:
-        cases = {parse(text): 1 for text in SHAPES.value.split(";")}
-    else:
-        cases = cases_of_model()
-    results, total, xla = [], 0.0, 0.0
-    for case, count in cases.items():
-        height, width = case.window.extents(case.images)
-        sums = 2 * case.batch * height * width * jnp.prod(jnp.array(case.kernel)).item()
+    values = command.parse(argv, __doc__, define, SMOKE)
+    if values is None:
+        return
+    command.check(values, model=models.MODELS, stem=STEMS)
+    rows, ours, xla = [], 0.0, 0.0
+    for case, count in cases_of(values).items():
         print(f"{case.images} * {case.kernel} / {case.window.stride}, {count} times")
         for operation in OPERATIONS:
-            seconds, chosen = measure(operation, case)
-            total += count * seconds[chosen]
-            xla += count * seconds.get("xla", float("nan"))
-            line = " ".join(
-                f"{'*' * (name == chosen)}{name} {s * 1e3:.2f} ({sums / s / 1e9:.0f})"
-                for name, s in sorted(seconds.items(), key=lambda item: item[1])
-            )
-            print(f"  {operation:8}{line}", flush=True)
-            results.append(
-                {
-                    "operation": operation,
-                    "images": case.images,
-                    "kernel": case.kernel,
-                    "stride": case.window.stride,
-                    "groups": case.window.groups,
-                    "count": count,
-                    "chosen": chosen,
-                    "ms": {name: round(s * 1e3, 3) for name, s in seconds.items()},
-                }
-            )
+            times, chosen = measure(operation, case, values.repeats)
+            rows.append({"count": count, **describe(operation, case, times, chosen)})
+            ours += count * times[chosen]
+            xla += count * times.get("xla", np.nan)
+    ratio = dict.fromkeys(("ratios", "ratio", "ratio_low", "ratio_high"))
+    if np.isfinite(xla).all():
+        ratio = timing.ratio(ours, xla)
     result = {
         "benchmark": "convolution",
-        "looped": LOOPED.value,
-        "cases": results,
-        "ms_chosen": round(total * 1e3, 3),
-        "ratio": None if xla != xla else round(xla / total, 3),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
+        **{name: values[name].value for name in ("model", "stem", "shapes", "looped")},
+        "image_size": values.image_size,
+        "batch_size": values.batch_size,
+        "cases": rows,
+        "ms_chosen": timing.significant(float(np.median(ours))),
+        **ratio,
+        **machine.describe(parallel.create_mesh(num_devices=1)),
     }
-    print(json.dumps(result))
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main(run)

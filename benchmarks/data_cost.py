@@ -7,73 +7,71 @@
   real           training on a folder of JPEG files, decoded once and kept on the
                  device, beside training on `synthetic`, by the loop's own parts
 
-Both pairs take turns in one process. `ratio` is with over without, in speed.
+Both pairs take turns in one process. `ratio` is with over without, in speed, of the
+pair `augmentation`.
 """
 
-import json
 import os
-import statistics
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
-import jax
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command, machine, timing
 from benchmarks.photographs import write_photographs
 from benchmarks.steps import prepare_steps
+from benchmarks.timing import Take
+from tljax import parallel
 from tljax.config import Config, Data, HorizontalFlip, Model, RandomResizedCrop
-
-MODEL = flags.DEFINE_string("model", "resnet50", "of the pair `augmentation`")
-SIZE = flags.DEFINE_integer("image_size", 224, "of the pair `augmentation`")
-BATCH = flags.DEFINE_integer("batch_size", 16, "of the pair `augmentation`")
-REPEATS = flags.DEFINE_integer("repeats", 7, "turns of each side")
-STEPS = flags.DEFINE_integer("steps", 20, "steps a turn of the pair `real`")
-SMOKE = flags.DEFINE_bool("smoke", False, "small models, few steps")
+from tljax.models import MODELS
 
 CLASSIC = (RandomResizedCrop(), HorizontalFlip())
+SMOKE = {
+    "model": "resnet18", "image_size": 32, "batch_size": 4, "repeats": 2, "steps": 2,
+}  # fmt: skip
 
 
-def compare(name: str, with_it, without, steps: int) -> dict[str, float]:
-    """Returns the spread of the ratio of speeds over turns that alternate."""
-    ratios, seconds = [], []
-    for _ in range(REPEATS.value):
-        times = []
-        for take in (with_it, without):
-            start = time.perf_counter()
-            take(steps)
-            times.append((time.perf_counter() - start) / steps)
-        ratios.append(times[1] / times[0])
-        seconds.append(times[0])
-    return {
-        f"{name}_ratio": round(statistics.median(ratios), 4),
-        f"{name}_ratio_low": round(min(ratios), 4),
-        f"{name}_ratio_high": round(max(ratios), 4),
-        f"{name}_step_seconds": round(statistics.median(seconds), 4),
-    }
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this benchmark."""
+    doc = "of the pair `augmentation`"
+    flags.DEFINE_string("model", "resnet50", doc, flag_values=values)
+    command.define_numbers(
+        values,
+        image_size=(224, doc),
+        batch_size=(16, doc),
+        repeats=(7, "turns of each side"),
+        steps=(20, "steps a turn of the pair `real`"),
+    )
 
 
-def augmentation(folder: Path) -> dict[str, float]:
+def compare(sides: list[Take], turns: int, steps: int) -> dict[str, Any]:
+    """Returns the ratios of speeds, and the seconds of a step, of the first side."""
+    pair = dict(zip(("with", "without"), sides, strict=True))
+    times = timing.take_turns(pair, turns, 1, await_every=steps)
+    found = timing.ratio(times["with"], times["without"])
+    median = timing.spread(times["with"])["median"]
+    return found | {"step_seconds": timing.significant(median / 1000)}
+
+
+def augmentation(values: flags.FlagValues, folder: Path) -> dict[str, Any]:
     """Returns what the classic augmentation costs in a step."""
-    size = SIZE.value
-    photographs = Data(
-        source=f"folder:{folder}/photographs", image_size=size, batch_size=BATCH.value,
-        augment=CLASSIC, cache="device",
-    )  # fmt: skip
-    plain = Data(
-        source="synthetic", image_size=size, batch_size=BATCH.value, num_examples=200,
-        cache="device",
-    )  # fmt: skip
+    common = {"image_size": values.image_size, "batch_size": values.batch_size}
+    common |= {"cache": "device"}
+    photographs = f"folder:{folder}/photographs"
+    datas = (
+        Data(source=photographs, augment=CLASSIC, **common),
+        Data(source="synthetic", num_examples=200, **common),
+    )
+    model = Model(name=values.model)
     sides = [
-        prepare_steps(
-            Config(num_devices=1, model=Model(name=MODEL.value), data=data), place
-        ).take
-        for data, place in ((photographs, folder / "a"), (plain, folder / "b"))
+        prepare_steps(Config(num_devices=1, model=model, data=data), folder / name).take
+        for name, data in zip("ab", datas, strict=True)
     ]
-    return compare("augmentation", *sides, steps=1)
+    return compare(sides, values.repeats, 1)
 
 
-def real(folder: Path) -> dict[str, float]:
+def real(values: flags.FlagValues, folder: Path) -> dict[str, Any]:
     """Returns how fast training on real images is, beside training on made ones."""
     sources = [f"folder:{folder}/small", "synthetic"]
     sides = [
@@ -87,28 +85,36 @@ def real(folder: Path) -> dict[str, float]:
         ).take
         for place, source in enumerate(sources)
     ]
-    return compare("real", *sides, steps=STEPS.value)
+    return compare(sides, values.repeats, values.steps)
 
 
-def main(argv: list[str]) -> None:
-    """Measures both pairs and prints one JSON line last."""
-    if SMOKE.value:
-        flags.FLAGS.model, flags.FLAGS.image_size = "resnet18", 32
-        flags.FLAGS.batch_size, flags.FLAGS.repeats, flags.FLAGS.steps = 4, 2, 2
-    with tempfile.TemporaryDirectory() as folder:
+def run(argv: list[str]) -> None:
+    """Measures both pairs; raises RunError."""
+    values = command.parse(argv, __doc__, define, SMOKE)
+    if values is None:
+        return
+    command.check(values, model=MODELS)
+    with tempfile.TemporaryDirectory() as folder, command.words_of(values):
         os.environ["TLJAX_HOME"] = f"{folder}/home"
         place = Path(folder)
         write_photographs(place / "photographs", 200, (500, 375))
         write_photographs(place / "small", 1024, (40, 40))
-        result = {"model": MODEL.value, "image_size": SIZE.value, **augmentation(place)}
-        result |= real(place)
-    result |= {
-        f"ratio{end}": result[f"augmentation_ratio{end}"]
-        for end in ("", "_low", "_high")
+        pairs = {
+            "augmentation": augmentation(values, place),
+            "real": real(values, place),
+        }
+    ratio = {name: n for name, n in pairs["augmentation"].items() if "ratio" in name}
+    result = {
+        "benchmark": "data_cost",
+        "model": values.model,
+        "image_size": values.image_size,
+        "batch_size": values.batch_size,
+        **ratio,
+        **{f"{pair}_{key}": n for pair in pairs for key, n in pairs[pair].items()},
+        **machine.describe(parallel.create_mesh(num_devices=1)),
     }
-    result |= {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    print(json.dumps(result))
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main(run)

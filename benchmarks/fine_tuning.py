@@ -19,42 +19,52 @@ compute statistics. Of each preset
 import json
 import os
 import platform
-import statistics
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import jax
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command, machine, timing
 from benchmarks.steps import Steps, prepare_steps
 from tljax import plan
 from tljax.config import Config, Data, Model, Plan
+from tljax.models import MODELS
 from tljax.presets import PRESETS
 from tljax.run import Run
 
-MODEL = flags.DEFINE_string("model", "resnet50", "architecture")
-SIZE = flags.DEFINE_integer("image_size", 128, "pixels of a side")
-BATCH = flags.DEFINE_integer("batch_size", 8, "images of a step")
-NAMES = flags.DEFINE_list(
-    "presets", ["full", "head", "last_k", "bn_only", "layerwise_decay"], "to compare"
-)
-LAST_K = flags.DEFINE_integer("last_k", 1, "stages that train under last_k")
-REPEATS = flags.DEFINE_integer("repeats", 7, "turns of each preset")
-SMOKE = flags.DEFINE_bool("smoke", False, "a small model, few steps")
+NAMES = ["full", "head", "last_k", "bn_only", "layerwise_decay"]
+SMOKE = {
+    "model": "resnet18", "image_size": 32, "batch_size": 4, "repeats": 2,
+    "presets": "full,head",
+}  # fmt: skip
 
 
-def config_of(preset: str) -> Config:
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this benchmark."""
+    flags.DEFINE_string("model", "resnet50", "architecture", flag_values=values)
+    flags.DEFINE_list("presets", NAMES, "to compare", flag_values=values)
+    command.define_numbers(
+        values,
+        image_size=(128, "pixels of a side"),
+        batch_size=(8, "images of a step"),
+        last_k=(1, "stages that train under last_k"),
+        repeats=(7, "turns of each preset"),
+    )
+
+
+def config_of(preset: str, values: flags.FlagValues) -> Config:
     """Returns a run with a preset."""
     data = Data(
-        source="synthetic", image_size=SIZE.value, batch_size=BATCH.value,
-        num_examples=max(256, 2 * BATCH.value),
+        source="synthetic", image_size=values.image_size, batch_size=values.batch_size,
+        num_examples=max(256, 2 * values.batch_size),
     )  # fmt: skip
     return Config(
         num_devices=1,
-        model=Model(name=MODEL.value),
+        model=Model(name=values.model),
         data=data,
-        plan=Plan(preset=preset, last_k=LAST_K.value),
+        plan=Plan(preset=preset, last_k=values.last_k),
     )
 
 
@@ -64,81 +74,59 @@ def count_trained(run: Run) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(trained))
 
 
-def time_turns(steps: dict[str, Steps]) -> dict[str, list[float]]:
-    """Returns the seconds of a step in each turn, of presets that take turns."""
-    seconds = {name: [] for name in steps}
-    for _ in range(REPEATS.value):
-        for name, each in steps.items():
-            start = time.perf_counter()
-            each.take(1)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def spread(name: str, values: list[float]) -> dict[str, float]:
-    """Returns the median of values under a name, and the lowest and highest."""
-    return {
-        name: round(statistics.median(values), 4),
-        f"{name}_low": round(min(values), 4),
-        f"{name}_high": round(max(values), 4),
-    }
-
-
-def speedups(seconds: dict[str, list[float]], name: str) -> list[float]:
-    """Returns the speed of a preset over that of `full`, turn by turn."""
-    pairs = zip(seconds["full"], seconds[name], strict=True)
-    return [full / one for full, one in pairs]
-
-
-def describe(name: str, steps: Steps, seconds: dict[str, list[float]]) -> dict:
-    """Returns what is measured of a preset."""
+def describe(name: str, steps: Steps, times: dict[str, list[float]]) -> dict[str, Any]:
+    """Returns what is measured of a preset; `times` are milliseconds of all."""
+    seconds = [time / 1000 for time in times[name]]
+    median = timing.spread(seconds)["median"]
+    speedup = timing.ratio(times[name], times["full"])
     flops = steps.program.cost_analysis()["flops"]
     temp = steps.program.memory_analysis().temp_size_in_bytes
     return {
         "preset": name,
-        **spread("step_seconds", seconds[name]),
-        "images_per_second": round(BATCH.value / statistics.median(seconds[name]), 2),
-        **spread("speedup", speedups(seconds, name)),
+        "step_seconds": median,
+        "step_seconds_low": timing.significant(min(seconds)),
+        "step_seconds_high": timing.significant(max(seconds)),
+        "images_per_second": timing.significant(
+            steps.run.config.data.batch_size / median
+        ),
+        **{key.replace("ratio", "speedup"): value for key, value in speedup.items()},
         "gigaflops": round(flops / 1e9, 3),
         "temp_megabytes": round(temp / 1e6, 1),
         "trained": count_trained(steps.run),
     }
 
 
-def main(argv: list[str]) -> None:
-    """Prints a line for each preset, and one JSON line last."""
-    del argv
-    if SMOKE.value:
-        flags.FLAGS.model, flags.FLAGS.image_size = "resnet18", 32
-        flags.FLAGS.batch_size, flags.FLAGS.repeats = 4, 2
-        flags.FLAGS.presets = ["full", "head"]
-    names = list(dict.fromkeys(["full", "head", *NAMES.value]))
-    unknown = [name for name in names if name not in PRESETS]
-    if unknown:
-        raise app.UsageError(f"--presets: {unknown} are none of {list(PRESETS)}")
-    with tempfile.TemporaryDirectory() as folder:
+def run(argv: list[str]) -> None:
+    """Prints a line for each preset, and one JSON line last; raises RunError."""
+    values = command.parse(argv, __doc__, define, SMOKE)
+    if values is None:
+        return
+    command.check(values, model=MODELS, presets=PRESETS)
+    names = list(dict.fromkeys(["full", "head", *values.presets]))
+    with tempfile.TemporaryDirectory() as folder, command.words_of(values):
         steps = {
-            name: prepare_steps(config_of(name), Path(folder) / name) for name in names
+            name: prepare_steps(config_of(name, values), Path(folder) / name)
+            for name in names
         }
-        seconds = time_turns(steps)
-    rows = [describe(name, steps[name], seconds) for name in names]
+        sides = {name: each.take for name, each in steps.items()}
+        times = timing.take_turns(sides, values.repeats, 1)
+    rows = [describe(name, steps[name], times) for name in names]
     for row in rows:
         print(json.dumps(row))
     result = {
         "benchmark": "fine_tuning",
-        "model": MODEL.value,
-        "image_size": SIZE.value,
-        "batch_size": BATCH.value,
-        **spread("ratio", speedups(seconds, "head")),
+        "model": values.model,
+        "image_size": values.image_size,
+        "batch_size": values.batch_size,
+        **timing.ratio(times["head"], times["full"]),
         "presets": rows,
-        "repeats": REPEATS.value,
-        "device": jax.devices()[0].device_kind,
+        "repeats": values.repeats,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "jax": jax.__version__,
+        **machine.describe(steps["full"].run.mesh),
     }
-    print(json.dumps(result))
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main(run)

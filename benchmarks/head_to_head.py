@@ -25,34 +25,44 @@ import platform
 import statistics
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
-import torch
-from absl import app, flags, logging
-from scipy import stats
+from absl import flags
 
-from benchmarks import torch_training
+from benchmarks import command, machine, timing
+from benchmarks.intervals import interval, with_ends
+from benchmarks.torch_side import check_torch
+from tljax import parallel
 from tljax.config import Config, Data, Loss, Model, Optim
 from tljax.data import sources
 from tljax.data.order import Order
 from tljax.train import train_and_evaluate
 
-SEEDS = flags.DEFINE_integer("seeds", 5, "runs of each side")
-STEPS = flags.DEFINE_integer("num_steps", 40, "steps of fine-tuning")
-SOURCE_STEPS = flags.DEFINE_integer("source_steps", 80, "steps on the digits 0 to 4")
-LABELS = flags.DEFINE_integer(
-    "labels_per_class", 10, "images of each class to train on"
-)
-
 # Of the run in which both sides do the same but for rounding, which grows with steps.
 SAME_STEPS = 5
 
 
-def source_config() -> Config:
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this benchmark."""
+    # Of one seed there is no interval, of one step no speed.
+    command.define_numbers(
+        values,
+        2,
+        seeds=(5, "runs of each side"),
+        num_steps=(40, "steps of fine-tuning"),
+    )
+    command.define_numbers(
+        values,
+        source_steps=(80, "steps on the digits 0 to 4"),
+        labels_per_class=(10, "images of each class to train on"),
+    )
+
+
+def source_config(num_steps: int) -> Config:
     """Returns how the file that both sides start from is made."""
     return Config(
-        num_steps=SOURCE_STEPS.value,
+        num_steps=num_steps,
         data=digits("01234", batch_size=32),
         optim=Optim(
             learning_rate=0.05, schedule="cosine", momentum=0.9, weight_decay=5e-4
@@ -61,18 +71,19 @@ def source_config() -> Config:
     )
 
 
-def target_config(path: Path, seed: int) -> Config:
+def target_config(path: Path, seed: int, values: flags.FlagValues) -> Config:
     """Returns the recipe of fine-tuning the file at `path`."""
+    labels = values.labels_per_class
     return Config(
         seed=seed,
-        num_steps=STEPS.value,
+        num_steps=values.num_steps,
         log_every=10,
         eval_every=0,
         checkpoint_every=0,
         num_devices=1,
         pretrained=f"file:{path}",
         model=Model(name="resnet18", stem="small"),
-        data=digits("56789", batch_size=25, labels_per_class=LABELS.value, seed=seed),
+        data=digits("56789", batch_size=25, labels_per_class=labels, seed=seed),
         optim=Optim(
             name="momentum",
             learning_rate=0.03,
@@ -100,9 +111,12 @@ def digits(classes: str, **settings) -> Data:
     )
 
 
-def pretrain(path: Path) -> float:
+def pretrain(path: Path, config: Config) -> float:
     """Writes the file that both sides start from; returns its test accuracy."""
-    config = source_config()
+    import torch
+
+    from benchmarks import torch_training
+
     splits = sources.load(config.data).splits
     model = torch_training.create_model(len(config.data.classes), config.seed)
     order = torch_training.shuffled(
@@ -113,32 +127,36 @@ def pretrain(path: Path) -> float:
     return torch_training.accuracy_of(model, splits["test"], config)
 
 
-def fine_tune_theirs(path: Path, seed: int) -> tuple[float, float]:
+def fine_tune_theirs(path: Path, config: Config) -> tuple[float, float]:
     """Returns test accuracy and images/s of torch."""
-    config = target_config(path, seed)
+    from benchmarks import torch_training
+
     splits = sources.load(config.data).splits
-    model = torch_training.load_model(path, len(config.data.classes), seed)
+    model = torch_training.load_model(path, len(config.data.classes), config.seed)
     order = torch_training.shuffled(
-        len(splits["train"].labels), config.data.batch_size, seed
+        len(splits["train"].labels), config.data.batch_size, config.seed
     )
     trained = torch_training.train(model, splits["train"], config, order)
     accuracy = torch_training.accuracy_of(model, splits["test"], config)
     return accuracy, trained.images_per_second
 
 
-def fine_tune_ours(path: Path, seed: int) -> tuple[float, float]:
+def fine_tune_ours(path: Path, config: Config) -> tuple[float, float]:
     """Returns test accuracy and images/s of tljax."""
     with tempfile.TemporaryDirectory() as workdir:
-        result = train_and_evaluate(target_config(path, seed), workdir)
+        result = train_and_evaluate(config, workdir)
     return result["accuracy"], result["images_per_second"]
 
 
 SIDES = {"ours": fine_tune_ours, "theirs": fine_tune_theirs}
 
 
-def same_draws(path: Path) -> dict[str, float]:
+def same_draws(path: Path, config: Config) -> dict[str, Any]:
     """Returns what differs where both sides begin and go on with the same draws."""
-    config = target_config(path, seed=0)
+    import torch
+
+    from benchmarks import torch_training
+
     config.num_steps, config.log_every = SAME_STEPS, 1
     config.transfer.head = "keep"
     # So that which parameters decay shows within a few steps.
@@ -172,66 +190,63 @@ def read_losses(workdir: Path) -> list[float]:
     return [row["loss"] for row in rows if row["split"] == "train"]
 
 
-def mean_and_interval(values: list[float]) -> tuple[float, float, float]:
-    """Returns the mean, and the ends of its 95 % interval by Student's t."""
-    mean, error = statistics.mean(values), stats.sem(values)
-    half = stats.t.ppf(0.975, len(values) - 1) * error
-    return mean, float(mean - half), float(mean + half)
-
-
-def with_ends(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
-    """Returns a number and the ends of its interval under their names."""
-    ends = ("", "_low", "_high")
-    return {f"{name}{end}": round(n, 4) for end, n in zip(ends, numbers, strict=True)}
-
-
-def compare(path: Path) -> dict[str, object]:
+def compare(path: Path, values: flags.FlagValues) -> dict[str, Any]:
     """Returns accuracies and speeds of both sides, which take turns."""
     runs = {side: [] for side in SIDES}
-    for seed in range(SEEDS.value):
-        for side, fine_tune in SIDES.items():
-            runs[side].append(fine_tune(path, seed))
-    accuracies = {side: [run[0] for run in runs[side]] for side in SIDES}
-    speeds = {side: [run[1] for run in runs[side]] for side in SIDES}
-    ours, theirs = (mean_and_interval(accuracies[side]) for side in SIDES)
-    difference = mean_and_interval(
-        [a - b for a, b in zip(accuracies["ours"], accuracies["theirs"], strict=True)]
-    )
-    ratios = [a / b for a, b in zip(speeds["ours"], speeds["theirs"], strict=True)]
+    for seed in range(values.seeds):
+        for side in timing.order(SIDES, seed):
+            runs[side].append(SIDES[side](path, target_config(path, seed, values)))
+    accuracies = {side: np.array([run[0] for run in runs[side]]) for side in SIDES}
+    times = {side: [1 / run[1] for run in runs[side]] for side in SIDES}
+    ours, theirs = (interval(accuracies[side]) for side in SIDES)
+    difference = interval(accuracies["ours"] - accuracies["theirs"])
     within = theirs[1] <= ours[0] <= theirs[2] and ours[1] <= theirs[0] <= ours[2]
     return {
         **with_ends("accuracy_ours", ours),
         **with_ends("accuracy_theirs", theirs),
         **with_ends("difference", difference),
-        "agree": within or difference[1] <= 0 <= difference[2],
-        "accuracies_ours": [round(value, 4) for value in accuracies["ours"]],
-        "accuracies_theirs": [round(value, 4) for value in accuracies["theirs"]],
-        **with_ends("ratio", (statistics.median(ratios), min(ratios), max(ratios))),
-        "images_per_second_ours": round(statistics.median(speeds["ours"]), 1),
-        "images_per_second_theirs": round(statistics.median(speeds["theirs"]), 1),
+        "agree": bool(within or difference[1] <= 0 <= difference[2]),
+        **{f"accuracies_{side}": accuracies[side].round(4).tolist() for side in SIDES},
+        **timing.ratio(times["ours"], times["theirs"]),
+        **{
+            f"images_per_second_{side}": timing.significant(
+                1 / statistics.median(times[side])
+            )
+            for side in SIDES
+        },
     }
 
 
-def main(argv: list[str]) -> None:
-    """Prints the comparison as one JSON line, last."""
-    del argv
-    logging.set_verbosity(logging.WARNING)
+def run(argv: list[str]) -> None:
+    """Compares both sides; raises RunError."""
+    values = command.parse(argv, __doc__, define)
+    if values is None:
+        return
+    with command.words_of(values):
+        sources.load(target_config(Path(), 0, values).data)
+    check_torch()
+    import torch
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "digits.pth"
-        result = {"benchmark": "head_to_head", "source_accuracy": pretrain(path)}
-        result |= same_draws(path) | compare(path)
-    result |= {
-        "seeds": SEEDS.value,
-        "num_steps": STEPS.value,
-        "labels_per_class": LABELS.value,
-        "device": jax.devices()[0].device_kind,
+        accuracy = pretrain(path, source_config(values.source_steps))
+        same = same_draws(path, target_config(path, 0, values))
+        found = compare(path, values)
+    result = {
+        "benchmark": "head_to_head",
+        "source_accuracy": accuracy,
+        **same,
+        **found,
+        "seeds": values.seeds,
+        "num_steps": values.num_steps,
+        "labels_per_class": values.labels_per_class,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "jax": jax.__version__,
         "torch": torch.__version__,
+        **machine.describe(parallel.create_mesh(num_devices=1)),
     }
-    print(json.dumps(result))
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main(run)

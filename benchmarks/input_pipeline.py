@@ -15,59 +15,84 @@ cost there is measured too. An epoch is timed from asking for its first batch.
 """
 
 import itertools
-import json
 import os
-import platform
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command, processes, timing
 from benchmarks.photographs import write_photographs
-from benchmarks.torch_side import import_torchvision
+from benchmarks.torch_side import check_torch, import_torchvision
+from tljax.errors import ConfigError
 
-IMAGES = flags.DEFINE_integer("images", 1000, "photographs in the folder")
-SIZE = flags.DEFINE_list("size", ["500", "375"], "width and height of a photograph")
-BATCH = flags.DEFINE_integer("batch_size", 50, "images of a batch")
-WORKERS = flags.DEFINE_integer("workers", 2, "threads here, processes there")
-REPEATS = flags.DEFINE_integer("repeats", 5, "processes of each side")
-THEIRS = flags.DEFINE_bool("theirs", True, "measure torchvision too")
-SMOKE = flags.DEFINE_bool("smoke", False, "a few small images, once")
-SIDE = flags.DEFINE_string("side", "", "what a child process measures")
-FOLDER = flags.DEFINE_string("folder", "", "the photographs, given to a child process")
+SMOKE = {
+    "images": 120, "batch_size": 10, "repeats": 1, "size": "60,40", "theirs": False,
+}  # fmt: skip
 
 
-def read_ours(folder: str) -> dict[str, float]:
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this benchmark."""
+    command.define_numbers(
+        values,
+        images=(1000, "photographs in the folder"),
+        batch_size=(50, "images of a batch"),
+        workers=(2, "threads here, processes there"),
+        repeats=(5, "processes of each side"),
+    )
+    doc = "width and height of a photograph"
+    flags.DEFINE_list("size", ["500", "375"], doc, flag_values=values)
+    flags.DEFINE_bool("theirs", True, "measure torchvision too", flag_values=values)
+
+
+def size_of(values: flags.FlagValues) -> tuple[int, int]:
+    """Returns width and height; raises ConfigError for these and other flags."""
+    size = [int(text) for text in values.size if text.isdecimal() and int(text)]
+    if len(size) != 2 or len(values.size) != 2:
+        given = ",".join(values.size)
+        raise ConfigError(f"--size = {given!r} is not two positive integers")
+    if values.images < max(100, 2 * values.batch_size):
+        raise ConfigError(
+            f"--images = {values.images} must be 100 or more, and twice --batch_size = "
+            f"{values.batch_size}"
+        )
+    if values.theirs:
+        check_torch()
+    return tuple(size)
+
+
+def read_ours(folder: str, batch_size: int, workers: int) -> dict[str, float]:
     """Returns images/s of a streamed epoch, of decoding, and of epochs from disk."""
-    found = {}
+
+    def opened(cache: str):
+        return open_ours(folder, cache, batch_size, workers)
+
+    found = {"first_batch_seconds": first_batch(opened, "none")}
+    found["stream"] = timed_epoch(*opened("none"), batch_size)
     start = time.perf_counter()
-    batches, count = open_ours(folder, "none")
-    with closing(batches):
-        next(batches)
-        found["first_batch_seconds"] = time.perf_counter() - start
-    batches, count = open_ours(folder, "none")
-    found["stream"] = timed_epoch(batches, count)
-    start = time.perf_counter()
-    batches, count = open_ours(folder, "disk")
+    batches, count = opened("disk")
     found["decode"] = count / (time.perf_counter() - start)
     batches.close()
-    start = time.perf_counter()
-    batches, count = open_ours(folder, "disk")
-    with closing(batches):
-        next(batches)
-        found["first_batch_seconds_cached"] = time.perf_counter() - start
-    batches, count = open_ours(folder, "disk")
-    found["cached"] = timed_epoch(batches, count, epochs=5)
+    found["first_batch_seconds_cached"] = first_batch(opened, "disk")
+    found["cached"] = timed_epoch(*opened("disk"), batch_size, epochs=5)
     return found
 
 
-def open_ours(folder: str, cache: str):
+def first_batch(opened: Callable[[str], Any], cache: str) -> float:
+    """Returns the seconds from the path of the folder to the first batch."""
+    start = time.perf_counter()
+    batches, _ = opened(cache)
+    with closing(batches):
+        next(batches)
+        return time.perf_counter() - start
+
+
+def open_ours(folder: str, cache: str, batch_size: int, workers: int):
     """Returns the training batches of a folder, and how many images it has."""
     from tljax.config import Data
     from tljax.data import examples, loader, sources
@@ -77,7 +102,7 @@ def open_ours(folder: str, cache: str):
     config = Data(
         source=f"folder:{folder}",
         cache=cache,
-        num_threads=WORKERS.value,
+        num_threads=workers,
         val_fraction=0.1,
         test_fraction=0.1,
     )
@@ -85,24 +110,24 @@ def open_ours(folder: str, cache: str):
     resizes = dict.fromkeys(source.splits, 256)
     silent = lambda rows, total, text: rows  # noqa: E731
     storage = examples.choose_storage(source, config, resizes, 10**10, silent)
-    skipped = Skipped(IMAGES.value, 0.0, print)
+    skipped = Skipped(len(source.entries), 0.0, print)
     split = examples.open_split(source, "train", storage, config, skipped, silent)
     readers = examples.readers_of(config, split.drawings.canvas.bytes)
-    course = Course(Order(0, split.split.labels), BATCH.value)
+    course = Course(Order(0, split.split.labels), batch_size)
     return loader.train_batches(split, course, 0, readers), len(split.split.labels)
 
 
-def timed_epoch(batches, count: int, epochs: int = 1) -> float:
-    """Returns the images a second of so many epochs."""
-    steps = epochs * count // BATCH.value
+def timed_epoch(batches, count: int, batch_size: int, epochs: int = 1) -> float:
+    """Returns the images a second of so many epochs of `count` images."""
+    steps = epochs * count // batch_size
     with closing(batches):
         start = time.perf_counter()
         for _ in itertools.islice(batches, steps):
             pass
-        return steps * BATCH.value / (time.perf_counter() - start)
+        return steps * batch_size / (time.perf_counter() - start)
 
 
-def read_theirs(folder: str) -> dict[str, float]:
+def read_theirs(folder: str, batch_size: int, workers: int) -> dict[str, float]:
     """Returns images/s of an epoch, and the seconds to the first batch."""
     torchvision = import_torchvision()
     import torch
@@ -119,7 +144,12 @@ def read_theirs(folder: str) -> dict[str, float]:
     )
     images = torchvision.datasets.ImageFolder(f"{folder}/train", transform)
     loader = torch.utils.data.DataLoader(
-        images, BATCH.value, shuffle=True, num_workers=WORKERS.value, drop_last=True
+        images,
+        batch_size,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        multiprocessing_context="fork",  # They start fastest, with all imported.
     )
     next(iter(loader))
     first = time.perf_counter() - start
@@ -132,82 +162,68 @@ def read_theirs(folder: str) -> dict[str, float]:
 SIDES = {"ours": read_ours, "theirs": read_theirs}
 
 
-def measure(side: str, folder: str, home: str) -> dict[str, float]:
-    """Returns what a child process measured, with its peak of memory in MB."""
-    names = ("images", "batch_size", "workers")
-    passed = [f"--{name}={flags.FLAGS[name].value}" for name in names]
-    child = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.input_pipeline",
-            f"--side={side}",
-            f"--folder={folder}",
-            *passed,
-        ],
-        env=os.environ | {"TLJAX_HOME": home},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        sys.exit(child.stderr)
-    return json.loads(child.stdout.splitlines()[-1])
+def measure(side: str, folder: str, home: str, batch_size: int, workers: int):
+    """Returns what a side measures in this process, with its peak of memory in MB."""
+    os.environ["TLJAX_HOME"] = home
+    found = SIDES[side](folder, batch_size, workers)
+    return found | {"peak_mb": processes.peak_bytes() / 2**20}
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def spread(numbers: list[float]) -> dict[str, float]:
     """Returns the median and the extremes."""
-    digits = [round(value, 3) for value in values]
     return {
-        "median": round(statistics.median(values), 3),
-        "low": min(digits),
-        "high": max(digits),
+        "median": round(statistics.median(numbers), 3),
+        "low": round(min(numbers), 3),
+        "high": round(max(numbers), 3),
     }
 
 
-def main(argv: list[str]) -> None:
-    """Alternates the two sides and prints one JSON line last."""
-    if SIDE.value:
-        found = SIDES[SIDE.value](FOLDER.value)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps(found | {"peak_mb": peak}))
+def ratios_of(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Returns our speeds over theirs, turn by turn."""
+    theirs = [1 / run["stream"] for run in runs["theirs"]]
+    found = {}
+    for name in ("stream", "decode", "cached"):
+        ours = [1 / run[name] for run in runs["ours"]]
+        found[f"{name}_ratio"] = spread(timing.ratio(ours, theirs)["ratios"])
+    streamed = [1 / run["stream"] for run in runs["ours"]]
+    return found | timing.ratio(streamed, theirs)
+
+
+def run(argv: list[str]) -> None:
+    """Alternates the two sides; raises RunError."""
+    values = command.parse(argv, __doc__, define, SMOKE)
+    if values is None:
         return
-    if SMOKE.value:
-        flags.FLAGS.images, flags.FLAGS.batch_size, flags.FLAGS.repeats = 120, 10, 1
-        flags.FLAGS.size, flags.FLAGS.theirs = ["60", "40"], False
-    sides = ["ours", "theirs"] if THEIRS.value else ["ours"]
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    # Not in the processes that measure.
+    from benchmarks import machine
+    from tljax import parallel
+
+    size = size_of(values)
+    options = values.batch_size, values.workers
+    sides = list(SIDES) if values.theirs else ["ours"]
+    runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
-        width, height = map(int, SIZE.value)
-        write_photographs(Path(folder), IMAGES.value, (width, height))
-        for _ in range(REPEATS.value):
-            for side in sides:
+        write_photographs(Path(folder), values.images, size)
+        for turn in range(values.repeats):
+            for side in timing.order(sides, turn):
                 with tempfile.TemporaryDirectory() as home:  # Nothing is decoded yet.
-                    found[side].append(measure(side, folder, home))
+                    args = side, folder, home, *options
+                    runs[side].append(processes.in_new_process(measure, *args))
     result = {
-        "images": IMAGES.value,
-        "size": [width, height],
-        "batch_size": BATCH.value,
-        "workers": WORKERS.value,
-        "device": platform.processor() or platform.machine(),
+        "benchmark": "input_pipeline",
+        "images": values.images,
+        "size": size,
+        "batch_size": values.batch_size,
+        "workers": values.workers,
+        **{
+            side: {name: spread([run[name] for run in own]) for name in own[0]}
+            for side, own in runs.items()
+        },
+        **(ratios_of(runs) if values.theirs else {}),
+        **machine.describe(parallel.create_mesh(num_devices=1)),
     }
-    for side, runs in found.items():
-        result[side] = {name: spread([run[name] for run in runs]) for name in runs[0]}
-    if "theirs" in found:
-        for name in ("stream", "decode", "cached"):
-            ratios = [
-                ours[name] / theirs["stream"]
-                for ours, theirs in zip(found["ours"], found["theirs"], strict=True)
-            ]
-            result[f"{name}_ratio"] = spread(ratios)
-        first = result["stream_ratio"]
-        result |= {
-            "ratio": first["median"],
-            "ratio_low": first["low"],
-            "ratio_high": first["high"],
-        }
-    print(json.dumps(result))
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main(run)

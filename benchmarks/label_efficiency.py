@@ -30,23 +30,22 @@ compiled program. It takes 17 minutes of one core of an AMD EPYC, jax 0.10.2.
 """
 
 import functools
-import json
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
+from benchmarks import command, label_report, machine, side_by_side
 from benchmarks import label_backbones as backbones
-from benchmarks import label_report, machine, side_by_side
-from benchmarks.label_backbones import SOURCE, TARGET
+from benchmarks.label_backbones import TARGET
+from benchmarks.label_images import Images, load
 from tljax import parallel
 from tljax.config import Config, Loss, Model, Optim
-from tljax.data import sources
-from tljax.data.splits import Split
+from tljax.errors import ConfigError
 from tljax.probing import logistic
 from tljax.run import Run
 from tljax.state import TrainState
@@ -54,14 +53,10 @@ from tljax.state import TrainState
 RESNETS = ("scratch", "supervised", "denoising", "masked", "gan")
 DENSE = ("dense", "tied")
 
-SEEDS = flags.DEFINE_integer("seeds", 8, "runs of everything, 2 or more")
-FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "the first of them")
-BACKBONES = flags.DEFINE_list("backbones", [*RESNETS, *DENSE], "those that are tried")
-LABELS = flags.DEFINE_list("labels", ["1", "2", "5", "10", "all"], "for each class")
-STEPS = flags.DEFINE_integer("num_steps", 200, "of fine-tuning")
-OUTPUT = flags.DEFINE_string("output", "", "folder of table and plot; empty = none")
-SMOKE = flags.DEFINE_bool("smoke", False, "two seeds, few backbones, few steps")
-
+SMOKE = {
+    "seeds": 2, "num_steps": 4, "backbones": ",".join(["scratch", *DENSE]),
+    "labels": "1,2",
+}  # fmt: skip
 BATCH = 25
 # Of fine-tuning, of which the best in validation is taken.
 RATES = (0.003, 0.01, 0.03)
@@ -72,56 +67,40 @@ PENALTY = 0.01
 ITERATIONS = 200
 
 
-class Images(NamedTuple):
-    """All digits, and the places of some of them for each seed.
-
-    Attributes:
-      stored: "image" uint8 [n, 8, 8, 1], "label" int32 [n]: 0 to 4 in either half.
-      train, source: training images of all digits, and of the digits 0 to 4.
-      labelled: for each number of labels a class, those images of the digits 5 to 9.
-      val, test: images of the digits 5 to 9, [seeds, m].
-    """
-
-    stored: dict[str, jax.Array]
-    train: list[np.ndarray]
-    source: list[np.ndarray]
-    labelled: dict[str, list[np.ndarray]]
-    val: np.ndarray
-    test: np.ndarray
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this benchmark."""
+    for name, default, doc in (
+        ("backbones", [*RESNETS, *DENSE], "those that are tried"),
+        ("labels", ["1", "2", "5", "10", "all"], "for each class"),
+    ):
+        flags.DEFINE_list(name, default, doc, flag_values=values)
+    doc = "folder of table and plot; empty = none"
+    flags.DEFINE_string("output", "", doc, flag_values=values)
+    # Of one seed there is no interval.
+    command.define_numbers(values, 2, seeds=(8, "runs of everything"))
+    command.define_numbers(values, 0, first_seed=(0, "the first of them"))
+    command.define_numbers(values, num_steps=(200, "of fine-tuning"))
 
 
-def load(seeds: range, labels: list[str]) -> Images:
-    """Returns the digits as each seed divides them."""
-    digits = sources.load_digits("", None).splits["train"]
-    stored = {
-        "image": jnp.asarray(digits.images),
-        "label": jnp.asarray(digits.labels % len(TARGET)),
-    }
-
-    def places(name: str, classes: tuple[str, ...] = (), count: str = "all"):
-        number = 0 if count == "all" else int(count)
-        options = {"classes": classes, "labels_per_class": number}
-        configs = [backbones.digits(seed=seed, **options) for seed in seeds]
-        return [places_of(sources.load(config).splits[name]) for config in configs]
-
-    return Images(
-        stored,
-        places("train"),
-        places("train", SOURCE),
-        {count: places("train", TARGET, count) for count in labels},
-        *(side_by_side.cut(places(split, TARGET)) for split in ("val", "test")),
-    )
+def check(values: flags.FlagValues) -> None:
+    """Raises ConfigError for what cannot be tried, or not be written."""
+    command.check(values, backbones=[*RESNETS, *DENSE])
+    for count in values.labels:
+        if count != "all" and not (count.isdecimal() and int(count)):
+            raise ConfigError(f"--labels: {count!r} is no positive integer, nor 'all'")
+    if not values.labels:
+        raise ConfigError("--labels is empty")
+    if values.output:
+        try:
+            Path(values.output).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--output={values.output}: {error}") from None
 
 
-def places_of(split: Split) -> np.ndarray:
-    """Returns the places of a split's images among all digits."""
-    return split.names.astype(np.int32)
-
-
-def fine_tuning() -> Config:
+def fine_tuning(num_steps: int) -> Config:
     """Returns the recipe of fine-tuning."""
     return Config(
-        num_steps=STEPS.value,
+        num_steps=num_steps,
         num_devices=1,
         model=Model(name="resnet18", width=backbones.WIDTH, stem="small"),
         data=backbones.digits(classes=TARGET, batch_size=BATCH),
@@ -220,16 +199,18 @@ def standardised(features: np.ndarray, places: np.ndarray) -> np.ndarray:
     return (features - mean) / np.maximum(deviation, 1e-6)
 
 
-def study(seeds: range, images: Images, names: list[str], dense: bool):
+def study(
+    seeds: range, images: Images, names: list[str], num_steps: int, smoke: bool
+) -> dict[str, dict[str, np.ndarray]]:
     """Returns name -> "probe" and "fine_tune", accuracies [labels, seeds], and "rates".
 
-    Those [labels] are what "fine_tune" was done with. `dense`: that is, not ResNets.
+    Those [labels] are what "fine_tune" was done with. The names are of one kind.
     """
-    run = backbones.target_run(fine_tuning(), dense)
+    run = backbones.target_run(fine_tuning(num_steps), names[0] in DENSE)
     parts = []
     for name in names:
         own = images.source if name == "supervised" else images.train
-        start = backbones.pretrain(name, seeds, images.stored, own, SMOKE.value)
+        start = backbones.pretrain(name, seeds, images.stored, own, smoke)
         state = backbones.begin(run, seeds, start)
         everything = images.stored["image"], side_by_side.cut(images.train)
         parts.append(backbones.recalibrated(run, state, *everything))
@@ -237,9 +218,9 @@ def study(seeds: range, images: Images, names: list[str], dense: bool):
     shape = len(names), len(seeds)
     begun = time.perf_counter()
     probed = np.stack(list(probe(run, states, images)))
-    logging.info("probed in %.1f s", time.perf_counter() - begun)
+    print(f"probed in {time.perf_counter() - begun:.1f} s", flush=True)
     tuned = np.array(list(fine_tune(run, states, images, seeds)))
-    logging.info("and fine-tuned in %.1f s", time.perf_counter() - begun)
+    print(f"and fine-tuned in {time.perf_counter() - begun:.1f} s", flush=True)
     tuned, rates = choose_rates(tuned.reshape(*tuned.shape[:-1], *shape))
     probed = probed.reshape(-1, *shape)
     return {
@@ -248,36 +229,37 @@ def study(seeds: range, images: Images, names: list[str], dense: bool):
     }
 
 
-def main(argv: list[str]) -> None:
-    """Prints the tables, and all numbers as one JSON line last."""
-    del argv
-    if SMOKE.value:
-        flags.FLAGS.seeds, flags.FLAGS.num_steps = 2, 4
-        flags.FLAGS.backbones, flags.FLAGS.labels = ["scratch", *DENSE], ["1", "2"]
+def run(argv: list[str]) -> None:
+    """Prints the tables, and all numbers as one JSON line last; raises RunError."""
+    values = command.parse(argv, __doc__, define, SMOKE)
+    if values is None:
+        return
+    check(values)
     begun = time.perf_counter()
-    seeds = range(FIRST_SEED.value, FIRST_SEED.value + SEEDS.value)
-    images = load(seeds, LABELS.value)
+    seeds = range(values.first_seed, values.first_seed + values.seeds)
+    with command.words_of(values):
+        images = load(seeds, values.labels)
     found: dict[str, Any] = {}
-    for kinds in (RESNETS, DENSE):
-        names = [name for name in kinds if name in BACKBONES.value]
+    for kind in (RESNETS, DENSE):
+        names = [name for name in kind if name in values.backbones]
         if names:
-            found |= study(seeds, images, names, dense=kinds is DENSE)
-    rows = label_report.rows_of(found, LABELS.value)
-    print("\n".join(label_report.lines(rows, LABELS.value)))
-    if OUTPUT.value:
-        label_report.write(Path(OUTPUT.value), rows, LABELS.value)
+            found |= study(seeds, images, names, values.num_steps, values.smoke)
+    rows = label_report.rows_of(found, values.labels)
+    print("\n".join(label_report.lines(rows, values.labels)))
+    if values.output:
+        label_report.write(Path(values.output), rows, values.labels)
     result = {
         "benchmark": "label_efficiency",
         "seeds": list(seeds),
         "test_images": images.test.shape[1],
-        "num_steps": STEPS.value,
+        "num_steps": values.num_steps,
         "rows": rows,
         "seconds": round(time.perf_counter() - begun, 1),
         "cpu_seconds": round(time.process_time(), 1),
         **machine.describe(parallel.create_mesh(num_devices=1)),
     }
-    print(json.dumps(result))
+    command.finish(result)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main(run)

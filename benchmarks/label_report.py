@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
+from benchmarks.intervals import interval, with_ends
 from tljax.evaluation import plots
 
 # What a backbone is called, how it is drawn, and what it would be without training.
@@ -23,12 +23,6 @@ NAMES = {
     "tied": ("tied autoencoder", "#9457b5", "dense"),
 }
 WAYS = {"probe": "linear probe", "fine_tune": "fine-tuned"}
-
-
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Returns the mean, and the ends of its 95 % interval by Student's t."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return values.mean(), values.mean() - half, values.mean() + half
 
 
 def rows_of(found: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]:
@@ -52,15 +46,6 @@ def rows_of(found: dict[str, Any], labels: list[str]) -> list[dict[str, Any]]:
                     row |= with_ends("gain", interval(values - less))
                 rows.append(row | {"accuracies": [round(float(v), 4) for v in values]})
     return rows
-
-
-def with_ends(name: str, numbers: tuple[float, float, float]) -> dict[str, float]:
-    """Returns a number and the ends of its interval under their names."""
-    ends = ("", "_low", "_high")
-    return {
-        f"{name}{end}": round(float(number), 4)
-        for end, number in zip(ends, numbers, strict=True)
-    }
 
 
 def is_apart(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:

@@ -2,9 +2,7 @@
 
 import os
 import platform
-import resource
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import jaxlib
 from jax.sharding import Mesh
 
+from benchmarks import processes
 from tljax.versions import versions
 
 ROOT = Path(__file__).parent.parent
@@ -76,8 +75,7 @@ def peak_memory(mesh: Mesh) -> int | None:
     device = mesh.devices.flat[0]
     if device.platform != "cpu":
         return (device.memory_stats() or {}).get("peak_bytes_in_use")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return processes.peak_bytes()
 
 
 def matmul_peak(mesh: Mesh, dtype: jnp.dtype, repeats: int = 10) -> float:

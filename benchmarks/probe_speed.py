@@ -6,44 +6,54 @@ The ordinary side takes steps through the whole network, frozen but for `fc`: Ba
 by its running statistics, the gradient of `fc` alone. The other side computes the
 features of all images once and takes the same steps on them, as `tljax.probe` does.
 Networks are compiled before; compiling the steps on features is in its time. Both sides
-take turns in one process. `ratio` is ordinary over features, in time.
+take turns in one process,
+after a first training that is not counted. `ratio` is ordinary over features, in time.
 """
-
-import json
-import statistics
-import time
 
 import jax
 import numpy as np
 import optax
-from absl import app, flags
+from absl import flags
 
+from benchmarks import command, machine, timing
 from tljax import evaluate, optim, probe
 from tljax.config import Config, Data, Model, Optim, validate
 from tljax.data import augment
 from tljax.data.skipped import Skipped
+from tljax.models import MODELS
 from tljax.probing import features, head
 from tljax.run import Run, prepare
 from tljax.terminal import print_line
 
-MODEL = flags.DEFINE_string("model", "resnet50", "architecture")
-SIZE = flags.DEFINE_integer("image_size", 64, "pixels")
-BATCH = flags.DEFINE_integer("batch_size", 32, "images a step")
-IMAGES = flags.DEFINE_integer("images", 600, "of training")
-EPOCHS = flags.DEFINE_integer("epochs", 10, "of the head")
-REPEATS = flags.DEFINE_integer("repeats", 3, "turns of each side")
-SMOKE = flags.DEFINE_bool("smoke", False, "a small model, few images")
+SMOKE = {
+    "model": "resnet18", "image_size": 32, "batch_size": 5, "images": 40, "epochs": 2,
+    "repeats": 2,
+}  # fmt: skip
 
 
-def make_run() -> Run:
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this benchmark."""
+    flags.DEFINE_string("model", "resnet50", "architecture", flag_values=values)
+    command.define_numbers(
+        values,
+        image_size=(64, "pixels"),
+        batch_size=(32, "images a step"),
+        epochs=(10, "of the head"),
+        repeats=(3, "turns of each side"),
+    )
+    # Of fewer, the smaller splits would lack classes.
+    command.define_numbers(values, 25, images=(600, "of training"))
+
+
+def make_run(values: flags.FlagValues) -> Run:
     """Returns a run on images made up, so many of them for training."""
     data = Data(
-        source="synthetic", image_size=SIZE.value, batch_size=BATCH.value,
-        num_examples=2 * IMAGES.value, val_fraction=0.3, test_fraction=0.2,
+        source="synthetic", image_size=values.image_size, batch_size=values.batch_size,
+        num_examples=2 * values.images, val_fraction=0.3, test_fraction=0.2,
         cache="device",
     )  # fmt: skip
     config = Config(
-        num_epochs=EPOCHS.value, num_devices=1, model=Model(name=MODEL.value),
+        num_epochs=values.epochs, num_devices=1, model=Model(name=values.model),
         data=data, optim=Optim(learning_rate=1e-4, schedule="cosine"),
     )  # fmt: skip
     return prepare(validate(config))
@@ -108,47 +118,42 @@ def on_features(run: Run, variables):
     return train
 
 
-def main(argv: list[str]) -> None:
-    """Measures both sides and prints one JSON line last."""
-    del argv
-    if SMOKE.value:
-        flags.FLAGS.model, flags.FLAGS.image_size = "resnet18", 32
-        flags.FLAGS.images, flags.FLAGS.batch_size = 40, 5
-        flags.FLAGS.epochs, flags.FLAGS.repeats = 2, 2
-    run = make_run()
-    variables, _ = probe.begin(run)
-    sides = ordinary(run, variables), on_features(run, variables)
-    seconds, heads = [], []
-    for _ in range(REPEATS.value):
-        times = []
-        for train in sides:
-            start = time.perf_counter()
-            heads.append(train())
-            times.append(time.perf_counter() - start)
-        seconds.append(times)
-    ratios = [slow / fast for slow, fast in seconds]
+def run(argv: list[str]) -> None:
+    """Measures both sides; raises RunError."""
+    values = command.parse(argv, __doc__, define, SMOKE)
+    if values is None:
+        return
+    command.check(values, model=MODELS)
+    with command.words_of(values):
+        course = make_run(values)
+        variables, _ = probe.begin(course)
+        sides = {
+            "ordinary": ordinary(course, variables),
+            "features": on_features(course, variables),
+        }
+    heads = [train() for train in sides.values()]
+    takes = {name: timing.repeated(train) for name, train in sides.items()}
+    times = timing.take_turns(takes, values.repeats, 1, warmup=0)
+    medians = {name: timing.spread(found)["median"] for name, found in times.items()}
     apart, whole = (
-        optax.tree.norm(tree) for tree in (optax.tree.sub(*heads[:2]), heads[0])
+        optax.tree.norm(tree) for tree in (optax.tree.sub(*heads), heads[0])
     )
     result = {
         "benchmark": "probe_speed",
-        "model": MODEL.value,
-        "image_size": SIZE.value,
-        "batch_size": run.batch_size,
-        "images": len(run.source.splits["train"].labels),
-        "epochs": EPOCHS.value,
-        "seconds_ordinary": round(statistics.median(s for s, _ in seconds), 3),
-        "seconds_features": round(statistics.median(s for _, s in seconds), 3),
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_low": round(min(ratios), 3),
-        "ratio_high": round(max(ratios), 3),
+        "model": values.model,
+        "image_size": values.image_size,
+        "batch_size": values.batch_size,
+        "images": len(course.source.splits["train"].labels),
+        "epochs": values.epochs,
+        "seconds_ordinary": timing.significant(medians["ordinary"] / 1000),
+        "seconds_features": timing.significant(medians["features"] / 1000),
+        **timing.ratio(times["features"], times["ordinary"]),
         # Between the weights of both heads: it is one and the same training.
         "relative_difference": float(apart / whole),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
+        **machine.describe(course.mesh),
     }
-    print(json.dumps(result))
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main(run)

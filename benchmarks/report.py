@@ -7,7 +7,6 @@ to --table=FILE too; bars are medians, whiskers the 10th and 90th percentile of 
 and over turns the ends of ratios.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from absl import flags
 
 from benchmarks import command, results
 from benchmarks.results import Line
-from tljax.entry import run_command
 from tljax.errors import ConfigError
 
 HEADER = (
@@ -146,4 +144,4 @@ def run(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run, sys.argv))
+    command.main(run)

@@ -9,13 +9,17 @@ from tljax.errors import ConfigError, DataError
 
 Line = dict[str, Any]
 
+# What every line of STEPS says of what it measured.
+STEP = ("model", "phase", "image_size", "batch_size", "precision", "compile")
+STEPS = ("throughput", "compare_torch")
 # What was measured; versions and commits may differ between lines that are compared.
 KEY = (
-    "benchmark", "model", "phase", "image_size", "batch_size", "precision", "compile",
-    "steps_per_call", "await_every", "input", "stem", "width", "num_devices", "device",
+    "benchmark", *STEP, "axis", "steps_per_call", "await_every", "input", "stem",
+    "width", "num_devices", "device", "images", "size", "workers", "epochs", "seeds",
+    "num_steps", "labels_per_class", "shapes", "looped",
 )  # fmt: skip
-# What measures one step, and so has all of it.
-STEPS = ("throughput", "compare_torch")
+# And on which machine.
+HARDWARE = ("cpu", "cores")
 
 
 def read(paths: Iterable[str | Path]) -> list[Line]:
@@ -44,19 +48,33 @@ def parse(text: str, place: str) -> Line:
         raise DataError(f"{place} is no JSON: {error}") from None
     if not isinstance(line, dict) or not isinstance(line.get("benchmark"), str):
         raise DataError(f"{place} is no result: it names no benchmark")
+    for name in ("hardware", "models", "axes"):
+        if not isinstance(line.get(name, {}), dict):
+            raise DataError(f"{place} is no result: its {name} are no object")
     return line
 
 
-def key_of(line: Line) -> tuple[Any, ...]:
-    """Returns what a line measured, equal for lines that can be compared."""
-    return tuple(line.get(name) for name in KEY)
+def parts(line: Line) -> list[Line]:
+    """Returns a line for each model, or point of an axis, that a line measured."""
+    rows = [row | {"model": name} for name, row in line.get("models", {}).items()]
+    for axis, found in line.get("axes", {}).items():
+        rows += [row | {"axis": axis} for row in found["rows"]]
+    return [line | row for row in rows] or [line]
+
+
+def key_of(line: Line) -> str:
+    """Returns what a line measured and where, equal for lines that can be compared."""
+    hardware = line.get("hardware", {})
+    where = [hardware.get(name) for name in HARDWARE]
+    return json.dumps([line.get(name) for name in KEY] + where)
 
 
 def label_of(line: Line) -> str:
     """Returns what a line measured in a few words."""
-    if not measures_step(line):
-        return line["benchmark"]
-    words = [line["model"], line["phase"], f"{line['image_size']} px"]
+    words = [] if line["benchmark"] in STEPS else [line["benchmark"]]
+    if not set(STEP) <= set(line):
+        return ", ".join([*words, *filter(None, [line.get("model")])])
+    words += [line["model"], line["phase"], f"{line['image_size']} px"]
     words += [f"batch {line['batch_size']}", line["precision"]]
     devices, steps = line.get("num_devices", 1), line.get("steps_per_call", 1)
     if devices != 1 or line["compile"] != "jit":
@@ -74,14 +92,12 @@ def label_of(line: Line) -> str:
 
 def measures_step(line: Line) -> bool:
     """Returns whether a line is of `throughput` or of `compare_torch`."""
-    return line["benchmark"] in ("throughput", "compare_torch") and set(
-        KEY[1:7]
-    ) <= set(line)
+    return line["benchmark"] in STEPS and set(STEP) <= set(line)
 
 
 def latest(lines: Iterable[Line]) -> list[Line]:
     """Returns the last line of each measurement on each jax, in the order of firsts."""
-    return list({(*key_of(line), line.get("jax")): line for line in lines}.values())
+    return list({(key_of(line), line.get("jax")): line for line in lines}.values())
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -11,7 +11,6 @@ are virtual, and share the cores: there it is what dividing costs.
 """
 
 import os
-import sys
 from typing import Any
 
 import jax
@@ -21,8 +20,7 @@ from absl import flags
 from benchmarks import command, machine, results, throughput, timing
 from benchmarks.work import Work
 from tljax import parallel
-from tljax.entry import run_command
-from tljax.errors import ConfigError, unknown
+from tljax.errors import ConfigError
 from tljax.models import MODELS
 
 # Axis -> the flag with its values, and their default.
@@ -53,8 +51,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("axes", list(AXES), "what grows", flag_values=values)
     for axis, (flag, default) in AXES.items():
         flags.DEFINE_list(flag, default, f"values of {axis}", flag_values=values)
-    flags.DEFINE_integer("repeats", 5, "turns of each point", 1, flag_values=values)
-    flags.DEFINE_integer("calls", 3, "that count, in a turn", 1, flag_values=values)
+    command.define_numbers(
+        values, repeats=(5, "turns of each point"), calls=(3, "that count, in a turn")
+    )
     flags.DEFINE_string("plot", "", "PNG file to write", flag_values=values)
 
 
@@ -62,10 +61,9 @@ def read_points(values: flags.FlagValues) -> dict[str, list[Work]]:
     """Returns the work at each point of each axis; raises ConfigError."""
     base = throughput.read_work(values)
     base = base._replace(num_devices=base.num_devices or 1)
+    command.check(values, axes=AXES, models=MODELS)
     points = {}
     for axis in values.axes:
-        if axis not in AXES:
-            raise ConfigError(unknown("--axes", axis, AXES))
         flag, _ = AXES[axis]
         found = [read_value(axis, flag, text) for text in values[flag].value]
         if len(set(found)) < 2:
@@ -77,8 +75,6 @@ def read_points(values: flags.FlagValues) -> dict[str, list[Work]]:
 def read_value(axis: str, flag: str, text: str) -> Any:
     """Returns a value of an axis; raises ConfigError."""
     if axis == "model":
-        if text not in MODELS:
-            raise ConfigError(unknown(f"--{flag}", text, MODELS))
         return text
     if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"--{flag}: {text!r} is not a positive integer")
@@ -101,13 +97,15 @@ def measure(axis: str, works: list[Work], turns: int, calls: int) -> dict[str, A
     rows = []
     for program, found in zip(programs, times.values(), strict=True):
         work = program.work
-        step_time = timing.spread([time / work.steps_per_call for time in found])
+        steps = [time / work.steps_per_call for time in found]
+        step_time = timing.spread(steps)
         flops = machine.flops(program.step, program.arguments)
         rows.append(
             {
                 axis: getattr(work, axis),
                 "gflops_per_step": flops and timing.significant(flops / 1e9),
                 "step_time_ms": step_time,
+                "times_ms": [timing.significant(time) for time in steps],
                 "images_per_second": timing.significant(
                     1000 * work.batch_size / step_time["median"]
                 ),
@@ -194,20 +192,20 @@ def run(argv: list[str]) -> None:
     make_cpu_devices(points)
     axes = {}
     for axis, works in points.items():
-        axes[axis] = measure(axis, works, values.repeats, values.calls)
+        with command.words_of(values):
+            axes[axis] = measure(axis, works, values.repeats, values.calls)
         print(table_of(axis, axes[axis]), flush=True)
     if values.plot:
         try:
             draw(axes, values.plot)
         except OSError as error:
             raise ConfigError(f"--plot={values.plot}: {error}") from None
-    work = next(iter(points.values()))[0]
-    where = machine.describe(parallel.create_mesh(work.devices, 1))
-    base = throughput.read_work(values)._asdict()
-    command.finish(
-        {"benchmark": "scaling", **base, "axes": axes, **where}, values.output
-    )
+    base = throughput.read_work(values)
+    mesh = parallel.create_mesh(base.devices, base.num_devices or 1)
+    where = machine.describe(mesh)
+    result = {"benchmark": "scaling", **base._asdict(), "axes": axes, **where}
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run, sys.argv))
+    command.main(run)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from tljax.data import augment
 from tljax.models import lowering
@@ -75,11 +74,13 @@ def train(run: Run, states: TrainState, stored, places: np.ndarray) -> TrainStat
     program = compile_steps(run, *args)
     seconds = time.perf_counter() - begun
     states, losses = jax.block_until_ready(program(*args))
-    logging.info(
-        "%s: %d models, %d steps in %.1f s, compiled in %.1f s, last losses %s",
-        run.config.model.name, *places.shape[:2],
-        time.perf_counter() - begun - seconds, seconds, np.round(losses[:, -1], 3),
-    )  # fmt: skip
+    models, steps = places.shape[:2]
+    taken = time.perf_counter() - begun - seconds
+    print(
+        f"{run.config.model.name}: {models} models, {steps} steps in {taken:.1f} s, "
+        f"compiled in {seconds:.1f} s, last losses {np.round(losses[:, -1], 3)}",
+        flush=True,
+    )
     return states
 
 

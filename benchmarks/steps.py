@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 
 from tljax.batches import open_splits, stored_images, train_batches
-from tljax.config import Config
+from tljax.config import Config, validate
 from tljax.programs import compile_steps
 from tljax.run import Run, prepare
 from tljax.start import begin_or_resume
@@ -29,9 +29,9 @@ class Steps(NamedTuple):
 
 
 def prepare_steps(config: Config, workdir: Path) -> Steps:
-    """Returns the steps of a run, the first of them done."""
+    """Returns the steps of a run, the first of them done; raises ConfigError."""
+    run = prepare(validate(config))
     workdir.mkdir()
-    run = prepare(config)
     start = begin_or_resume(run, workdir)
     program = compile_steps(run).train_steps[0].wait()
     split = open_splits(run, Terminal("", 1, 1))["train"]

@@ -12,7 +12,6 @@ a step's share of it. Compiling, `compile_seconds`, is apart. The last line is J
   peak_memory_bytes  of a device; on CPUs of the process, compiling included
 """
 
-import sys
 from typing import Any
 
 from absl import flags
@@ -20,8 +19,7 @@ from jax import numpy as jnp
 
 from benchmarks import command, machine, timing, workload
 from benchmarks.work import Work
-from tljax.entry import run_command
-from tljax.errors import ConfigError, unknown
+from tljax.errors import ConfigError
 from tljax.models import MODELS
 from tljax.parallel import COMPILE_MODES
 from tljax.tasks.classification import PRECISIONS
@@ -35,12 +33,6 @@ CHOICES = {
     "compile": COMPILE_MODES,
     "input": INPUTS,
     "stem": STEMS,
-}
-# What the rest of tljax calls by the name of a field.
-FLAGS_OF_FIELDS = {
-    "config.data.batch_size": "--batch_size",
-    "config.num_devices": "--num_devices",
-    "config.device": "--devices",
 }
 SMOKE = {
     "model": "resnet18", "width": 4, "stem": "small", "image_size": 8, "batch_size": 4,
@@ -61,44 +53,36 @@ def define_work(values: flags.FlagValues) -> None:
         "stem": "standard, or small for small images",
     }.items():
         flags.DEFINE_string(name, getattr(default, name), doc, flag_values=values)
-    for name, doc, low in (
-        ("image_size", "pixels", 1),
-        ("batch_size", "images a step, over all devices", 1),
-        ("num_devices", "0 = all", 0),
-        ("steps_per_call", "steps of training that one call makes", 1),
-        ("width", "channels of the first stage", 1),
-    ):
-        default_value = getattr(default, name)
-        flags.DEFINE_integer(name, default_value, doc, low, flag_values=values)
+    command.define_numbers(
+        values,
+        image_size=(default.image_size, "pixels"),
+        batch_size=(default.batch_size, "images a step, over all devices"),
+        steps_per_call=(default.steps_per_call, "steps of training of one call"),
+        width=(default.width, "channels of the first stage"),
+    )
+    command.define_numbers(values, 0, num_devices=(default.num_devices, "0 = all"))
 
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of this benchmark."""
     define_work(values)
-    flags.DEFINE_integer("repeats", 20, "times that are taken", 1, flag_values=values)
-    flags.DEFINE_integer(
-        "await_every", 1, "calls made before they are waited for", 1, flag_values=values
+    command.define_numbers(
+        values,
+        repeats=(20, "times that are taken"),
+        await_every=(1, "calls made before they are waited for"),
     )
 
 
 def read_work(values: flags.FlagValues) -> Work:
     """Returns what the flags ask for; raises ConfigError for an unknown name."""
-    for name, allowed in CHOICES.items():
-        if values[name].value not in allowed:
-            raise ConfigError(unknown(f"--{name}", values[name].value, allowed))
+    command.check(values, **CHOICES)
     names = [name for name in Work._fields if name in values]
     return Work(**{name: values[name].value for name in names})
 
 
 def prepare(work: Work, await_every: int = 1) -> workload.Program:
-    """Returns the compiled program; raises ConfigError in the words of the flags."""
-    try:
-        program = workload.prepare(work)
-    except ConfigError as error:
-        text = str(error)
-        for field, flag in FLAGS_OF_FIELDS.items():
-            text = text.replace(field, flag)
-        raise ConfigError(text) from None
+    """Returns the compiled program; raises ConfigError for what cannot be run."""
+    program = workload.prepare(work)
     platform = program.mesh.devices.flat[0].platform
     if await_every > 1 and program.mesh.size > 1 and platform == "cpu":
         # jax 0.10.2 aborts where many steps with collectives wait on CPU devices.
@@ -150,7 +134,8 @@ def run(argv: list[str]) -> None:
     if values is None:
         return
     work = read_work(values)
-    program = prepare(work, values.await_every)
+    with command.words_of(values):
+        program = prepare(work, values.await_every)
     dtype = PRECISIONS[work.precision] or jnp.float32
     peaks = [machine.matmul_peak(program.mesh, dtype)]
     every = values.await_every
@@ -164,4 +149,4 @@ def run(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run, sys.argv))
+    command.main(run)

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -44,8 +44,30 @@ def significant(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
+def order(names: Iterable[str], turn: int) -> list[str]:
+    """Returns the sides as they come in a turn: another is first in each."""
+    names = list(names)
+    first = turn % len(names)
+    return names[first:] + names[:first]
+
+
+def repeated(call: Callable[[], object]) -> Take:
+    """Returns the function that makes so many of such calls."""
+
+    def take(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return take
+
+
 def take_turns(
-    sides: Mapping[str, Take], turns: int, calls: int, *, await_every: int = 1
+    sides: Mapping[str, Take],
+    turns: int,
+    calls: int,
+    *,
+    warmup: int = 1,
+    await_every: int = 1,
 ) -> dict[str, list[float]]:
     """Returns the median milliseconds of a call in each turn of each side.
 
@@ -53,11 +75,10 @@ def take_turns(
     counted: it finds the caches of another side, and threads asleep.
     """
     found = {name: [] for name in sides}
-    names = list(sides)
     for turn in range(turns):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
-            times = time_calls(sides[name], calls, warmup=1, await_every=await_every)
+        for name in order(sides, turn):
+            take = sides[name]
+            times = time_calls(take, calls, warmup=warmup, await_every=await_every)
             found[name].append(statistics.median(times))
     return found
 

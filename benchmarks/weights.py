@@ -8,25 +8,24 @@ that alternate: `pretrained.load` here, `torch.load` (weights_only, the default)
 growth of the process's peak over what it held before, in units of the file.
 """
 
-import json
 import os
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from absl import app, flags
+from absl import flags
 
-from benchmarks.torch_side import import_torchvision
+from benchmarks import command, processes, timing
+from benchmarks.torch_side import check_torch, import_torchvision
 
-MODEL = flags.DEFINE_string("model", "resnet152", "architecture")
-REPEATS = flags.DEFINE_integer("repeats", 7, "processes of each side")
-SIDE = flags.DEFINE_string("side", "", "what a child process measures")
-PATH = flags.DEFINE_string("path", "", "the file, given to a child process")
+
+def define(values: flags.FlagValues) -> None:
+    """Defines the flags of this benchmark."""
+    flags.DEFINE_string("model", "resnet152", "architecture", flag_values=values)
+    command.define_numbers(values, repeats=(7, "processes of each side"))
 
 
 def load_ours(path: str, model: str) -> float:
@@ -57,77 +56,66 @@ def torch_model(name: str):
 SIDES = {"ours": load_ours, "theirs": load_theirs}
 
 
-def held_bytes() -> int:
-    """Returns the memory that this process holds now (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
-
-
-def peak_bytes() -> int:
-    """Returns the most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def measure_here(side: str, path: str, model: str) -> dict[str, float]:
+def measure(side: str, path: str, model: str) -> dict[str, float]:
     """Returns seconds and bytes of one load in this process."""
     if side == "ours":
         from tljax import pretrained  # noqa: F401
     else:
         torch_model("resnet18")
-    before = held_bytes()
-    return {"seconds": SIDES[side](path, model), "bytes": peak_bytes() - before}
+    before = processes.held_bytes()
+    seconds = SIDES[side](path, model)
+    return {"seconds": seconds, "bytes": processes.peak_bytes() - before}
 
 
-def measure_apart(side: str, path: str) -> dict[str, float]:
-    """Returns seconds and bytes of one load in a new process."""
-    command = [sys.executable, "-m", "benchmarks.weights"]
-    command += [f"--side={side}", f"--path={path}", f"--model={MODEL.value}"]
-    output = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(output.stdout.splitlines()[-1])
-
-
-def compare(path: Path) -> dict[str, object]:
+def compare(path: Path, model: str, repeats: int) -> dict[str, Any]:
     """Returns the comparison over alternating processes."""
     size = path.stat().st_size
     runs = {side: [] for side in SIDES}
-    for _ in range(REPEATS.value):
-        for side in SIDES:
-            runs[side].append(measure_apart(side, str(path)))
+    for turn in range(repeats):
+        for side in timing.order(SIDES, turn):
+            found = processes.in_new_process(measure, side, str(path), model)
+            runs[side].append(found)
     seconds = {side: [run["seconds"] for run in runs[side]] for side in SIDES}
-    ratios = [
-        theirs / ours
-        for ours, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)
-    ]
     return {
-        "benchmark": "weights",
-        "model": MODEL.value,
         "file_megabytes": size / 1e6,
         "seconds_ours": statistics.median(seconds["ours"]),
         "seconds_theirs": statistics.median(seconds["theirs"]),
-        "ratio": statistics.median(ratios),
-        "ratio_low": min(ratios),
-        "ratio_high": max(ratios),
+        **timing.ratio(seconds["ours"], seconds["theirs"]),
         "memory_ours": max(run["bytes"] for run in runs["ours"]) / size,
         "memory_theirs": max(run["bytes"] for run in runs["theirs"]) / size,
-        "repeats": REPEATS.value,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
     }
 
 
-def main(argv: list[str]) -> None:
-    """Prints the comparison, or what a child process measured, as one JSON line."""
-    del argv
-    if SIDE.value:
-        print(json.dumps(measure_here(SIDE.value, PATH.value, MODEL.value)))
+def run(argv: list[str]) -> None:
+    """Compares both sides; raises RunError."""
+    values = command.parse(argv, __doc__, define)
+    if values is None:
         return
+    # Not in the processes that measure.
+    from benchmarks import machine
+    from tljax import parallel
+    from tljax.models import MODELS
+
+    command.check(values, model=MODELS)
+    check_torch()
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{MODEL.value}.pth"
-        torch.save(torch_model(MODEL.value).state_dict(), path)
-        print(json.dumps(compare(path) | {"torch": torch.__version__}))
+        path = Path(folder) / f"{values.model}.pth"
+        torch.save(torch_model(values.model).state_dict(), path)
+        found = compare(path, values.model, values.repeats)
+    result = {
+        "benchmark": "weights",
+        "model": values.model,
+        **found,
+        "repeats": values.repeats,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **machine.describe(parallel.create_mesh(num_devices=1)),
+    }
+    command.finish(result, values.output)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.main(run)

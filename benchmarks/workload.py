@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from benchmarks.work import Work, settings, transform_of
 from tljax import optim, parallel, plan, presets
@@ -61,8 +61,6 @@ def prepare(work: Work, images: dict[str, np.ndarray] | None = None) -> Program:
         one = next(batches(work, images, 1))
         arguments = tuple(map(shapes, (state, one, stored)))
         first = shapes(next(batches(work, images, work.steps_per_call)))
-        # Several steps are asked for only where they are wanted.
-        several = {"steps_per_call": work.steps_per_call}
         compiled, seconds = parallel.compile_step(
             step,
             arguments[0],
@@ -70,8 +68,8 @@ def prepare(work: Work, images: dict[str, np.ndarray] | None = None) -> Program:
             arguments[2],
             mesh=mesh,
             mode=work.compile,
+            steps_per_call=work.steps_per_call,
             donate_state=work.phase == "train",
-            **(several if work.steps_per_call > 1 else {}),
         )
         take = make_take(work, mesh, compiled, state, images, stored)
     return Program(work, mesh, step, arguments, compiled, seconds, take)
@@ -134,33 +132,24 @@ def batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields batches in random order without end: places, or the images themselves.
 
-    With more than one of `steps`, they are stacked: [steps, b, ...].
+    With more than one of `steps`, they are stacked, [steps, b, ...], and come with
+    their number, as a run has them.
     """
     rng = np.random.default_rng(1)
     shape = (steps, work.batch_size) if steps > 1 else (work.batch_size,)
+    number = {"steps": np.int32(steps)} if steps > 1 else {}
     while True:
         places = rng.integers(0, len(images["label"]), shape, np.int32)
         if work.input == "device":
-            yield {"index": places}
+            yield {"index": places} | number
         else:
-            yield {name: values[places] for name, values in images.items()}
-
-
-def sent(batches: Iterator[Any], sharding: NamedSharding) -> Iterator[Any]:
-    """Yields the batches on the devices, each sent one ahead."""
-    ahead = jax.device_put(next(batches), sharding)
-    for batch in batches:
-        now, ahead = ahead, jax.device_put(batch, sharding)
-        yield now
+            yield {name: values[places] for name, values in images.items()} | number
 
 
 def make_take(work: Work, mesh: Mesh, compiled, state, images, stored):
     """Returns the function that makes so many calls and waits for them."""
-    whole = parallel.replicated(mesh)
-    spec = PartitionSpec(None, "data") if work.steps_per_call > 1 else None
-    divided = NamedSharding(mesh, spec) if spec else parallel.batch_sharding(mesh)
-    state, stored = jax.device_put((draw(state), stored), whole)
-    coming = sent(batches(work, images, work.steps_per_call), divided)
+    state, stored = parallel.replicate((draw(state), stored), mesh)
+    coming = parallel.shard_batches(batches(work, images, work.steps_per_call), mesh)
 
     def take(count: int) -> None:
         nonlocal state

@@ -1,6 +1,7 @@
 """What is made of times: spreads, turns, ratios, verdicts, tables and plots."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,7 +127,82 @@ def test_files_are_compared_by_what_they_measured(call_command, tmp_path):
     assert "nothing in common" in err
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"model": "resnet18"}'])
+def models(**ratios):
+    """Returns a line of `small_models`."""
+    rows = {name: {"ratios": found} for name, found in ratios.items()}
+    return {"benchmark": "small_models", "models": rows}
+
+
+def points(seed: int, **medians):
+    """Returns a line of `scaling`, along an axis of the batch."""
+    rows = [
+        {"batch_size": int(name[1:]), "times_ms": noisy(time, seed)}
+        for name, time in medians.items()
+    ]
+    return line(benchmark="scaling", axes={"batch_size": {"rows": rows}})
+
+
+def test_models_and_points_are_compared_each_for_itself(call_command, tmp_path):
+    before = models(dcgan=[1.8, 1.81], tied=[6.0, 6.1]), points(0, b4=100, b8=200)
+    after = models(dcgan=[3.6, 3.61], new=[1.0]), points(1, b4=20, b8=210)
+    files = write(tmp_path / "a", *before), write(tmp_path / "b", *after)
+    code, out, err = call_command(compare, *files)
+    assert code == 0, err
+    found = json.loads(out.splitlines()[-1])
+    assert [(row["what"], row["verdict"]) for row in found["rows"]] == [
+        ("small_models, dcgan", "faster"),
+        ("scaling, resnet50, train, 224 px, batch 4, float32", "faster"),
+        ("scaling, resnet50, train, 224 px, batch 8, float32", "no difference seen"),
+    ]
+    assert found["only_in_one"] == 2
+    assert found["not_compared"] == []
+
+
+@pytest.mark.parametrize("times", ["absent", None, [], ["fast"], [1.0, None], [0.0]])
+def test_lines_without_times_are_named_and_the_rest_is_compared(
+    call_command, tmp_path, times
+):
+    strange = {} if times == "absent" else {"times_ms": times}
+    other = {"benchmark": "probe_speed", "model": "resnet18"} | strange
+    file = write(tmp_path / "a", other, line(noisy(9, 0)))
+    code, out, err = call_command(compare, file, file)
+    assert code == 0, err
+    assert "1 without times: probe_speed, resnet18" in out
+    found = json.loads(out.splitlines()[-1])
+    assert found["not_compared"] == ["probe_speed, resnet18"]
+    assert [row["ratio"] for row in found["rows"]] == [1.0]
+    alone = write(tmp_path / "b", other)
+    code, _, err = call_command(compare, alone, alone)
+    assert code == 3
+    assert "probe_speed, resnet18" in err
+
+
+def test_the_results_that_are_kept_can_be_compared(call_command):
+    kept = Path(compare.__file__).parent / "results" / "cpu.jsonl"
+    code, out, err = call_command(compare, kept, kept)
+    assert code == 0, err
+    found = json.loads(out.splitlines()[-1])
+    assert {row["verdict"] for row in found["rows"]} == {"no difference seen"}
+    assert found["only_in_one"] == 0
+
+
+def test_machines_are_not_compared(call_command, tmp_path):
+    files = [
+        write(tmp_path / name, line([9.0], hardware={"cpu": "AMD EPYC", "cores": 2}))
+        for name in "ab"
+    ]
+    assert call_command(compare, *files)[0] == 0
+    for change in ({"cpu": "Xeon", "cores": 2}, {"cpu": "AMD EPYC", "cores": 64}):
+        write(files[1], line([1.0], hardware=change))
+        code, _, err = call_command(compare, *files)
+        assert code == 2 and "the same hardware" in err
+        lines = results.read(files)
+        assert results.latest(lines) == lines
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"model": "resnet18"}', '{"benchmark": "scaling", "axes": 1}']
+)
 def test_a_line_that_is_no_result_is_named(call_command, tmp_path, text):
     path = tmp_path / "a.jsonl"
     path.write_text(f"{json.dumps(line())}\n{text}\n")

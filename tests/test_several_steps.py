@@ -117,17 +117,6 @@ def test_four_devices_take_several_steps_as_one_does():
     jax.tree.map(close, *found)
 
 
-def test_without_a_number_all_steps_are_taken():
-    mesh = parallel.create_mesh("cpu", 1)
-    batches = {"add": np.arange(6, dtype=np.int32).reshape(3, 2)}
-    step = lambda state, batch: (state + batch["add"].sum(), {"sum": state})  # noqa: E731
-    program, _ = parallel.compile_step(
-        step, np.int32(0), batches, mesh=mesh, steps_per_call=3
-    )
-    state, told = program(np.int32(0), parallel.shard_batch(batches, mesh))
-    assert int(state) == 15 and told["sum"].tolist() == [0, 1, 6]
-
-
 def test_calls_end_where_something_is_done_between_steps(tiny_config):
     config = tiny_config(num_steps=23, eval_every=10, checkpoint_every=8)
     config = dataclasses.replace(config, steps_per_call=5)

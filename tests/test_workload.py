@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks import machine, throughput, workload
 from benchmarks.work import Work, settings, transform_of
-from tljax import programs
+from benchmarks.workload import make_images
+from tljax import parallel, programs
 from tljax.config import Config, Data, Model
 from tljax.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from tljax.errors import RunError
@@ -54,27 +55,27 @@ def as_run(work: Work, **changes) -> Config:
     )
 
 
-def lowered(step, *arguments) -> str:
-    """Returns the program of a step, before XLA optimises it, without its sources."""
-    return jax.jit(step).lower(*arguments).as_text()
-
-
-def test_the_step_is_that_of_a_run():
-    work = TINY._replace(precision="bfloat16")
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_step_is_that_of_a_run(steps):
+    """As programs are before XLA optimises them, without their sources."""
+    work = TINY._replace(precision="bfloat16", steps_per_call=steps)
     run = prepare(as_run(work))
-    phase = run.plan.phases[0]
-    arguments = run.abstract_state(), run.abstract_batch("train"), run.abstract_stored()
     step, state = workload.train(work)
     assert run.transform == transform_of(work)
-    assert jax.tree.structure(state) == jax.tree.structure(arguments[0])
-    expected = lowered(programs.train_step(run, phase), *arguments)
-    assert lowered(step, state, *arguments[1:]) == expected
+    assert jax.tree.structure(state) == jax.tree.structure(run.abstract_state())
+    batch = workload.shapes(next(workload.batches(work, make_images(work), steps)))
+    found = parallel.lower_step(
+        step, state, batch, run.abstract_stored(),
+        mesh=run.mesh, steps_per_call=steps, donate_state=True,
+    )  # fmt: skip
+    expected = programs.lower_train_step(run, run.plan.phases[0], steps)
+    assert found.as_text() == expected.as_text()
 
 
 def test_inference_is_what_a_network_is_asked():
     step, variables = workload.infer(TINY)
     variables = workload.draw(variables)
-    images = workload.make_images(TINY)
+    images = make_images(TINY)
     log_p = jax.jit(step)(variables, jax.tree.map(jnp.asarray, images), {})
     assert log_p.shape == (2 * TINY.batch_size, TINY.num_classes)
     np.testing.assert_allclose(jnp.exp(log_p).sum(axis=1), 1.0, rtol=1e-5)
@@ -95,7 +96,7 @@ def test_drawn_states_are_like_initial_ones():
 @pytest.mark.parametrize("source", ["device", "host"])
 def test_batches_are_places_or_images(steps, source):
     work = TINY._replace(input=source)
-    images = workload.make_images(work)
+    images = make_images(work)
     coming = workload.batches(work, images, steps)
     first, second = next(coming), next(coming)
     lead = (steps, 4) if steps > 1 else (4,)
@@ -106,20 +107,28 @@ def test_batches_are_places_or_images(steps, source):
         assert first["image"].shape == (*lead, 8, 8, 3)
         assert first["image"].dtype == np.uint8
         assert first["label"].shape == lead
+    assert first.get("steps", 1) == steps
 
 
 def test_batches_are_sent_one_ahead_and_none_is_lost(monkeypatch):
     sent = []
-
-    def device_put(batch, sharding):
-        sent.append(batch)
-        return batch
-
-    monkeypatch.setattr(jax, "device_put", device_put)
-    coming = workload.sent(iter(range(5)), None)
+    monkeypatch.setattr(parallel, "shard_batch", lambda one, _: sent.append(one) or one)
+    coming = parallel.shard_batches((number for number in range(5)), None)
     for number in range(4):
         assert next(coming) == number
         assert sent[-1] == number + 1
+    assert list(coming) == [4]
+
+
+@pytest.mark.parametrize("compile", ["jit", "pmap"])
+def test_several_steps_are_taken_on_several_devices(compile):
+    work = Work(
+        task="autoencoder", model="tied_autoencoder", image_size=8, channels=1,
+        batch_size=4, num_devices=2, steps_per_call=3, compile=compile,
+    )  # fmt: skip
+    program = workload.prepare(work)
+    assert program.mesh.size == 2
+    program.take(2)
 
 
 def test_a_command_ends_with_the_contract(call_command, tmp_path):

@@ -14,15 +14,15 @@ from tljax.models import lowering
 def several_steps(step: Callable[..., Any], size: int) -> Callable[..., Any]:
     """Returns a function that takes up to `size` steps, of batches [size, batch, ...].
 
-    It takes batches["steps"] of them, all where there is none, and returns the state
-    after the last and the metrics of each, [size], 0 for steps that are not taken. That
-    number is an argument, so that one program serves every number: whichever way steps
-    are gathered into calls, the numbers are the same, bit for bit.
+    It takes batches["steps"] of them, and returns the state after the last and the
+    metrics of each, [size], 0 for steps that are not taken. That number is an argument,
+    so that one program serves every number: whichever way steps are gathered into
+    calls, the numbers are the same, bit for bit.
     """
 
     def steps(state: Any, batches: dict[str, jax.Array], *stored: Any):
-        count = batches.get("steps", size)
-        batches = {name: rows for name, rows in batches.items() if name != "steps"}
+        batches = dict(batches)
+        count = batches.pop("steps")
 
         def take(place: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             state, told = carry
