@@ -11,20 +11,16 @@ is ours over the best of PyTorch's, in speed, for the model where it is lowest.
 `least_ms` is the work of a step at the speed of large matrix products.
 """
 
-import importlib.util
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from absl import flags
 from jax import numpy as jnp
 
-from benchmarks import command, machine, timing, workload
+from benchmarks import command, machine, timing, torch_side, workload
 from benchmarks.timing import Take
 from benchmarks.work import Work
-from tljax.entry import run_command
-from tljax.errors import ConfigError, unknown
 
 BATCH = 64
 SMOKE = {"repeats": 2, "calls": 1, "steps_per_call": 1}
@@ -42,6 +38,7 @@ def digits() -> dict[str, np.ndarray]:
 WORKS = {
     "digits_classifier": Work(model="resnet18", width=16, stem="small"),
     "tied_autoencoder": Work(task="autoencoder", model="tied_autoencoder"),
+    "dense_gan": Work(task="gan", model="dense_gan", width=32),
     "dcgan": Work(task="gan", model="dcgan", width=32),
 }
 
@@ -65,24 +62,14 @@ def their_tied(work: Work, batches: Iterator) -> Take:
     """Returns steps of a tied autoencoder."""
     from benchmarks import torch_small
 
-    return repeated(torch_small.make_tied(work, batches))
+    return timing.repeated(torch_small.make_tied(work, batches))
 
 
 def their_gan(work: Work, batches: Iterator) -> Take:
-    """Returns steps of a DCGAN."""
+    """Returns steps of a GAN."""
     from benchmarks import torch_small
 
-    return repeated(torch_small.make_gan(work, batches))
-
-
-def repeated(step: Callable[[], None]) -> Take:
-    """Returns the function that takes so many steps."""
-
-    def take(count: int) -> None:
-        for _ in range(count):
-            step()
-
-    return take
+    return timing.repeated(torch_small.make_gan(work, batches))
 
 
 def drawn(work: Work, images: dict[str, np.ndarray]) -> Iterator:
@@ -102,6 +89,7 @@ def drawn(work: Work, images: dict[str, np.ndarray]) -> Iterator:
 MODELS = {
     "digits_classifier": their_classifier,
     "tied_autoencoder": their_tied,
+    "dense_gan": their_gan,
     "dcgan": their_gan,
 }
 
@@ -109,13 +97,13 @@ MODELS = {
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of this benchmark."""
     flags.DEFINE_list("models", list(MODELS), "to compare", flag_values=values)
-    for name, default, doc in (
-        ("steps_per_call", 50, "steps that one call of ours makes"),
-        ("repeats", 7, "turns of each side"),
-        ("calls", 3, "that count, in a turn"),
-        ("torch_threads", os.cpu_count(), "of PyTorch, which is tried with one too"),
-    ):
-        flags.DEFINE_integer(name, default, doc, 1, flag_values=values)
+    command.define_numbers(
+        values,
+        steps_per_call=(50, "steps that one call of ours makes"),
+        repeats=(7, "turns of each side"),
+        calls=(3, "that count, in a turn"),
+        torch_threads=(os.cpu_count(), "of PyTorch, which is tried with one too"),
+    )
 
 
 def compare(name: str, values: flags.FlagValues, images: dict[str, np.ndarray]):
@@ -159,13 +147,8 @@ def run(argv: list[str]) -> None:
     values = command.parse(argv, __doc__, define, SMOKE)
     if values is None:
         return
-    for name in values.models:
-        if name not in MODELS:
-            raise ConfigError(unknown("--models", name, MODELS))
-    if not values.models:
-        raise ConfigError(f"--models is empty; choose from: {', '.join(MODELS)}")
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError("torch is not installed; pip install -e '.[parity]'")
+    command.check(values, models=MODELS)
+    torch_side.check_torch()
     import torch
 
     images, rows = digits(), {}
@@ -186,4 +169,4 @@ def run(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(run, sys.argv))
+    command.main(run)

@@ -1,7 +1,7 @@
 """The small models without labels in plain PyTorch, as eager code is usually written.
 
-Of the same layers, losses and optimisers as ours: the tied autoencoder, and DCGAN with
-hinge loss, whose discriminator sees real and generated images as one batch.
+Of the same layers, losses and optimisers as ours: the tied autoencoder, and two GANs
+with hinge loss, whose discriminator sees real and generated images as one batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,7 +42,32 @@ class Doubled(nn.Module):
         return functional.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def create_gan(work: Work) -> tuple[nn.Module, nn.Module]:
+def create_dense_gan(work: Work) -> tuple[nn.Module, nn.Module]:
+    """Returns generator and discriminator of linear layers."""
+    units, pixels = 4 * work.width, work.image_size**2 * work.channels
+    generator = nn.Sequential(
+        nn.Linear(settings(work).gan.latent, units, bias=False),
+        nn.BatchNorm1d(units),
+        nn.ReLU(),
+        nn.Linear(units, units, bias=False),
+        nn.BatchNorm1d(units),
+        nn.ReLU(),
+        nn.Linear(units, pixels),
+        nn.Tanh(),
+        nn.Unflatten(1, (work.channels, work.image_size, work.image_size)),
+    )
+    discriminator = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(pixels, units),
+        nn.LeakyReLU(0.2),
+        nn.Linear(units, units),
+        nn.LeakyReLU(0.2),
+        nn.Linear(units, 1),
+    )
+    return generator, discriminator
+
+
+def create_dcgan(work: Work) -> tuple[nn.Module, nn.Module]:
     """Returns DCGAN's generator and discriminator for images of 8 px."""
     width, latent = work.width, settings(work).gan.latent
     generator = nn.Sequential(
@@ -69,9 +94,10 @@ def create_gan(work: Work) -> tuple[nn.Module, nn.Module]:
 
 
 def make_gan(work: Work, batches: Iterator) -> Callable[[], None]:
-    """Returns a step of both networks of a DCGAN, the discriminator's first."""
+    """Returns a step of both networks of a GAN, the discriminator's first."""
     latent = settings(work).gan.latent
-    generator, discriminator = create_gan(work)
+    create = {"dense_gan": create_dense_gan, "dcgan": create_dcgan}[work.model]
+    generator, discriminator = create(work)
     for_generator = make_optimizer(generator.parameters())
     for_discriminator = make_optimizer(discriminator.parameters())
 

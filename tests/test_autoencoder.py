@@ -16,7 +16,7 @@ from tljax.config import Optim
 from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
 from tljax.models import resnet
-from tljax.models.decoder import Found
+from tljax.models.decoder import Reconstruction
 from tljax.tasks import autoencoder, corruption, reconstruction
 
 # One block a stage, to be compiled soon.
@@ -274,7 +274,7 @@ def test_the_loss_of_a_masked_model_is_of_hidden_pixels(key):
     images, others = (jax.random.normal(k, (3, 8, 8, 2)) for k in jax.random.split(key))
     visible = corruption.draw_visible(key, 3, (8, 8, 2), 3, 0.5)
     config = make_config("resnet_autoencoder", mask_ratio=0.5)
-    found = Found(others, images)
+    found = Reconstruction(others, images)
     losses = reconstruction.image_losses(found, images, visible, {}, config)
     squares = np.mean(np.square(others - images), axis=-1)
     hidden = np.asarray(visible)[..., 0] == 0
@@ -300,7 +300,7 @@ def test_the_divergence_is_that_of_the_two_densities():
     found = reconstruction.kl_divergence(jnp.array(mean), jnp.array(log_variance))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     images = jnp.zeros((3, 4, 5, 2))
-    found = Found(images + 2, jnp.array(mean), jnp.array(log_variance))
+    found = Reconstruction(images + 2, jnp.array(mean), jnp.array(log_variance))
     config = make_config(kl_weight=0.7)
     losses = reconstruction.image_losses(found, images, None, {}, config)
     np.testing.assert_allclose(losses, 4 + 0.7 * expected / 40, rtol=1e-5)

@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from tljax import models
-from tljax.models import decoder, resnet, resnet_autoencoder
+from tljax.models import decoder, pooling, resnet, resnet_autoencoder
 
 # One block a stage, to be compiled soon.
 TINY = functools.partial(resnet.ResNet, (1, 1, 1, 1), resnet.BasicBlock)
@@ -242,7 +242,7 @@ def test_a_place_in_a_map_is_visible_where_any_of_its_pixels_is(size):
 def test_doubling_repeats_pixels():
     x = draw_images((2, 3, 4))
     expected = x.repeat(2, axis=1).repeat(2, axis=2)[:, :3, :5]
-    np.testing.assert_array_equal(decoder.double(x, (3, 5)), expected)
+    np.testing.assert_array_equal(pooling.doubled(x)[:, :3, :5], expected)
 
 
 @pytest.mark.parametrize("kind", ["conv", "resnet", "map"])

@@ -38,6 +38,7 @@ def written_out(model, state, batch, steps, rate):
     parts = np.split(images, steps), np.split(batch["label"], steps)
     policy = ("translation",)
     params, stats = dict(state.params), dict(state.batch_stats)
+    unit = diff_augment.unit_of(Transform())
 
     def run(method, network, net, inputs, labels):
         own = {"discriminator": stats["discriminator"]}
@@ -59,8 +60,8 @@ def written_out(model, state, batch, steps, rate):
         )
         z = jax.random.normal(z_key, (len(real), model.latent))
         fake, _ = run("generate", "generator", params["generator"], z, labels)
-        real = diff_augment.augment(real_key, real, policy)
-        fake = diff_augment.augment(fake_key, fake, policy)
+        real = diff_augment.augment(real_key, real, policy, unit)
+        fake = diff_augment.augment(fake_key, fake, policy, unit)
 
         def loss(net, real=real, fake=fake, labels=labels):
             told, made, new = both(net, real, fake, labels)
@@ -75,12 +76,12 @@ def written_out(model, state, batch, steps, rate):
 
     z_key, real_key, fake_key = jax.random.split(jax.random.fold_in(key, 2), 3)
     unseen = np.split(images, steps)[-1]
-    real = diff_augment.augment(real_key, unseen, policy)
+    real = diff_augment.augment(real_key, unseen, policy, unit)
     z = jax.random.normal(z_key, (len(real), model.latent))
 
     def loss(net):
         fake, new = run("generate", "generator", net, z, labels)
-        fake = diff_augment.augment(fake_key, fake, policy)
+        fake = diff_augment.augment(fake_key, fake, policy, unit)
         _, logits, _ = both(params["discriminator"], real, fake, labels)
         return -jnp.mean(logits), new
 

@@ -4,10 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
+from tljax.data.transforms import Transform
 from tljax.tasks import adversarial, diff_augment
 from tljax.tasks.adversarial import LOSSES
 
+# Images in [-1, 1].
+ONE = diff_augment.unit_of(Transform())
 REAL = np.array([-40.0, -1.5, -0.2, 0.0, 0.7, 3.0, 40.0])
 FAKE = np.array([40.0, 2.5, 0.3, 0.0, -0.6, -2.0, -40.0])
 
@@ -161,7 +165,7 @@ def test_the_slope_of_a_penalty_is_that_of_finite_differences():
             )
             return between + adversarial.r1_penalty(discriminate, jnp.asarray(real))
 
-        jax.test_util.check_grads(penalties, (weights,), order=1, modes="rev")
+        check_grads(penalties, (weights,), order=1, modes="rev")
 
 
 def test_a_discriminator_without_slope_has_a_penalty_with_finite_slope():
@@ -202,10 +206,11 @@ def test_augmentation_stays_within_the_papers_amounts(key):
     """Of images of one bright pixel, 16 px, against the ranges written out."""
     size = 16
     images = jnp.zeros((400, size, size, 1)).at[:, 8, 8].set(1.0)
-    moved = np.asarray(jax.jit(diff_augment.translation)(key, images))
+    moved = np.asarray(jax.jit(diff_augment.translation)(key, images, ONE))
     rows, columns = np.nonzero(moved.sum(axis=(0, 3)))
     assert set(rows) == set(columns) == set(range(6, 11))
-    shown = np.asarray(jax.jit(diff_augment.cutout)(key, jnp.ones_like(images)))[..., 0]
+    images = jnp.ones_like(images)
+    shown = np.asarray(jax.jit(diff_augment.cutout)(key, images, ONE))[..., 0]
     hidden = (shown == 0).sum(axis=(1, 2))
     # A square of 8x8, cut off by the border down to 4x4 where its middle is a corner.
     assert hidden.max() == 64 and hidden.min() == 16
@@ -213,12 +218,14 @@ def test_augmentation_stays_within_the_papers_amounts(key):
     assert {tuple(np.ptp(np.nonzero(each), axis=1)) for each in inside} == {(7, 7)}
 
 
-def test_colors_keep_what_the_paper_keeps(key):
+@pytest.mark.parametrize("std", [(0.5,), (0.25, 0.25, 0.25)])
+def test_colors_keep_what_the_paper_keeps(key, std):
     """Brightness moves the mean; contrast and saturation stretch around it."""
+    unit = diff_augment.unit_of(Transform(std=std))
     images = jax.random.normal(key, (300, 4, 4, 3))
-    changed = np.asarray(jax.jit(diff_augment.color)(key, images))
+    changed = np.asarray(jax.jit(diff_augment.color)(key, images, unit))
     images = np.asarray(images)
-    shifts = changed.mean(axis=(1, 2, 3)) - images.mean(axis=(1, 2, 3))
+    shifts = (changed.mean(axis=(1, 2, 3)) - images.mean(axis=(1, 2, 3))) / unit[0]
     assert -0.5 <= shifts.min() < -0.4 and 0.4 < shifts.max() <= 0.5
     # Within a pixel: saturation times contrast; between pixels, contrast alone.
     grey = np.std(changed.mean(axis=3), axis=(1, 2))
@@ -235,10 +242,13 @@ def test_augmentation_is_differentiated_through(key):
     images = jax.random.normal(key, (5, 8, 8, 3))
 
     def slope(images, name):
-        return jax.grad(lambda x: diff_augment.augment(key, x, (name,)).sum())(images)
+        def total(images):
+            return diff_augment.augment(key, images, (name,), ONE).sum()
+
+        return jax.grad(total)(images)
 
     for name in diff_augment.POLICIES:
         found = jax.jit(slope, static_argnums=1)(images, name)
         assert np.abs(np.asarray(found)).sum() > 0, name
-    same = diff_augment.augment(key, images, ())
+    same = diff_augment.augment(key, images, (), ONE)
     np.testing.assert_array_equal(same, images)

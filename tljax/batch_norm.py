@@ -22,10 +22,9 @@ from tljax.data import views
 from tljax.data.operations import Mixing, Operation
 from tljax.data.transforms import Transform
 from tljax.models import devices
+from tljax.models.normalization import EPS
 from tljax.tasks import classification
 
-# Added to a variance by BatchNorm, and so to both variances that are compared.
-EPSILON = 1e-5
 # So many layers are printed; of more, those that have moved most.
 SHOWN = 20
 
@@ -209,7 +208,7 @@ def drift_of(name: str, before: dict[str, Any], after: dict[str, Any]) -> Drift:
         {kind: np.asarray(values, np.float64) for kind, values in layer.items()}
         for layer in (before, after)
     )
-    deviations = [np.sqrt(layer["var"] + EPSILON) for layer in (before, after)]
+    deviations = [np.sqrt(layer["var"] + EPS) for layer in (before, after)]
     means = (after["mean"] - before["mean"]) / deviations[0]
     logs = np.log(deviations[1] / deviations[0])
     return Drift(name, len(means), *moved(means), *moved(logs))

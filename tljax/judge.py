@@ -66,7 +66,7 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     look = functools.partial(look, variables)
     draw = functools.partial(run.task.sample, model=run.model)
     sample, _ = parallel.compile_step(
-        lambda parts, labels: as_bytes(draw(*parts, labels)),
+        lambda parts, labels: augment.as_bytes(draw(*parts, labels)),
         (run.abstract_state().variables, jax.eval_shape(lambda: jax.random.key(0))),
         jax.ShapeDtypeStruct((size,), jnp.int32),
         mesh=run.mesh,
@@ -163,19 +163,24 @@ def measure(judge: Judge, run: Run, variables: Any) -> dict[str, Any]:
     """Returns how near samples come to the training images.
 
     "fd" is the Frechet distance, of whichever network; beside it all measures under
-    their own names, and the same distance between the two halves of the real images,
-    "fd_real_halves", which a perfect generator would have.
+    their own names. The distance falls with the number of images, so there are two more
+    that can be compared: "fd_half" of samples and one half of the real images, and
+    "fd_real_halves" of both halves, which a perfect generator would have; all of equal
+    numbers.
     """
     from tljax.evaluation import generative  # scikit-learn takes long to import.
 
     number = run.config.gan.num_samples
     features, logs = look_at(judge, samples(judge, run, variables), number, run.mesh)
     scores = generative.scores(judge.real, features, judge.name)
-    halves = [generative.moments(half) for half in (judge.real[::2], judge.real[1::2])]
+    equal = min(len(judge.real) // 2, number)
+    sides = features, judge.real[::2], judge.real[1::2]
+    sampled, half, other = (generative.moments(side[:equal]) for side in sides)
     frechet, _ = generative.names(judge.name)
     found = {
         "fd": scores[frechet],
-        "fd_real_halves": generative.frechet_distance(*halves),
+        "fd_half": generative.frechet_distance(sampled, half),
+        "fd_real_halves": generative.frechet_distance(half, other),
         **scores,
     }
     if logs.shape[1]:
@@ -191,8 +196,3 @@ def samples(judge: Judge, run: Run, variables: Any) -> Iterator[jax.Array]:
         labels = judge.labels[start : start + judge.batch_size]
         parts = variables, jax.random.fold_in(key, start)
         yield judge.sample(parts, jax.device_put(labels, sharding))
-
-
-def as_bytes(images: jax.Array) -> jax.Array:
-    """Returns images in [0, 1] as uint8."""
-    return jnp.round(255 * jnp.clip(images, 0, 1)).astype(jnp.uint8)

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from absl import flags
 
-from tljax import command_line, optim, plan_table, workdirs
+from tljax import command_line, plan_table, workdirs
 from tljax.batches import open_splits, stored_images, train_batches
 from tljax.config import Config
 from tljax.entry import run_command
@@ -123,10 +123,10 @@ def run_test(
 
     It ends early where the smoothed loss is four times its minimum, or not finite.
     """
-    optim_config, every = run.config.optim, run.config.optim.accumulate_steps
+    every = run.config.optim.accumulate_steps
     rates = np.geomspace(low, high, updates)
     schedule = growing(low, high, updates)
-    tx = optim.create_optimizer(optim_config, schedule, run.plan.rows)
+    tx = run.task.create_optimizer(run.config, schedule, run.plan.rows)
     # Each loss is looked at before the next step.
     config = dataclasses.replace(run.config, steps_per_call=1)
     run = run._replace(config=config, schedule=schedule, tx=tx)

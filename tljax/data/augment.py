@@ -38,6 +38,11 @@ def normalize(
     return (scaled - mean.reshape(shape)) / std.reshape(shape)
 
 
+def as_bytes(images: jax.Array) -> jax.Array:
+    """Returns images in [0, 1] as uint8."""
+    return jnp.round(255 * jnp.clip(images, 0, 1)).astype(jnp.uint8)
+
+
 def apply(
     key: jax.Array,
     images: jax.Array,

@@ -25,6 +25,7 @@ AUTOENCODERS = {
     "resnet_autoencoder": resnet_autoencoder.ResNetAutoencoder,
 }
 GANS = {
+    "dense_gan": gan.dense_gan,
     "dcgan": gan.dcgan,
     "sngan": gan.sngan,
     "resnet_gan": gan.resnet_gan,

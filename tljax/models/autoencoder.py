@@ -1,7 +1,7 @@
 """Autoencoders: dense with tied weights, and convolutional.
 
 Each is called on normalised images [b, h, w, c] of its `image_shape` and returns a
-`decoder.Found`; `encode` and `decode` are the two halves.
+`decoder.Reconstruction`; `encode` and `decode` are the two halves.
 """
 
 import functools
@@ -16,7 +16,7 @@ from tljax.models import layers
 from tljax.models.decoder import (
     Code,
     Decoder,
-    Found,
+    Reconstruction,
     as_float32,
     check_images,
     check_size,
@@ -93,10 +93,10 @@ class TiedAutoencoder(nn.Module):
             for inputs, units in zip(sizes, self.hidden, strict=False)
         ]
 
-    def __call__(self, images: jax.Array, train: bool = False) -> Found:
+    def __call__(self, images: jax.Array, train: bool = False) -> Reconstruction:
         """Returns reconstructions and codes; training is no different."""
         code = self.encode(images)
-        return Found(self.decode(code), code)
+        return Reconstruction(self.decode(code), code)
 
     def encode(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Returns the code [b, units of the last layer]."""
@@ -172,7 +172,7 @@ class ConvAutoencoder(nn.Module):
             extents[::-1], (*widths[::-1], self.width), self.image_shape[2], **options
         )
 
-    def __call__(self, images: jax.Array, train: bool = False) -> Found:
+    def __call__(self, images: jax.Array, train: bool = False) -> Reconstruction:
         """Returns reconstructions and codes.
 
         A variational one needs the rng "sample" in training; in evaluation it decodes
@@ -180,7 +180,7 @@ class ConvAutoencoder(nn.Module):
         """
         mean, log_variance = self.distribution(images, train)
         code = self.code.draw(mean, log_variance) if train else mean
-        return Found(self.decode(code, train), mean, log_variance)
+        return Reconstruction(self.decode(code, train), mean, log_variance)
 
     def distribution(self, images: jax.Array, train: bool = False):
         """Returns mean and log-variance of codes [b, latent]; the latter may be None"""

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from tljax.models import layers
+from tljax.models.pooling import doubled
 
 # Fewer pixels a side are not worth a convolution.
 MIN_SIZE = 8
 
 
-class Found(NamedTuple):
+class Reconstruction(NamedTuple):
     """What an autoencoder makes of images.
 
     Attributes:
@@ -93,7 +94,8 @@ class Decoder(nn.Module):
         x = nn.relu(norm(name="bn0")(self.first_map(code, conv)))
         steps = zip(self.extents[1:], self.widths[1:], strict=True)
         for place, (extent, width) in enumerate(steps, start=1):
-            x = conv(width, 3, name=f"conv{place}")(double(x, extent))
+            x = doubled(x)[:, : extent[0], : extent[1]]
+            x = conv(width, 3, name=f"conv{place}")(x)
             x = nn.relu(norm(name=f"bn{place}")(x))
             if place <= len(skips):
                 x = x + conv(width, 1, name=f"skip{place}")(skips[place - 1])
@@ -120,12 +122,6 @@ def half(extent: tuple[int, int]) -> tuple[int, int]:
 def halve(extent: tuple[int, int], done) -> tuple[tuple[int, int], ...]:
     """Returns the extents of maps, from that of an image to the first that is done."""
     return (extent,) if done(extent) else (extent, *halve(half(extent), done))
-
-
-def double(x: jax.Array, extent: tuple[int, int]) -> jax.Array:
-    """Returns each pixel of x [b, h, w, c] four times, cut to an extent."""
-    x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-    return x[:, : extent[0], : extent[1]]
 
 
 def as_float32(x: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """Discriminators: networks from images to one logit.
 
-Radford et al. 2015 (arXiv 1511.06434), Miyato et al. 2018 (1802.05957), and any network
-without a last layer, a ResNet for one.
+Goodfellow et al. 2014 (arXiv 1406.2661), Radford et al. 2015 (1511.06434), Miyato et
+al. 2018 (1802.05957), and any network without a last layer, a ResNet for one.
 """
 
 import functools
@@ -12,6 +12,34 @@ from flax import linen as nn
 
 from tljax.models import layers
 from tljax.models.gan_layers import convolution, widths
+
+
+class DenseDiscriminator(nn.Module):
+    """Goodfellow's: linear layers, which normalise nothing by the batch.
+
+    Attributes:
+      units: of the two hidden layers.
+      num_classes: 0 where labels make no difference, else it is a projection.
+      dtype: of the computation; logits are float32.
+    """
+
+    units: int
+    num_classes: int = 0
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, labels: jax.Array, train: bool) -> jax.Array:
+        """Returns logits float32 [b]."""
+        x = images.reshape(len(images), -1)
+        for number in (1, 2):
+            x = nn.Dense(
+                self.units,
+                kernel_init=nn.initializers.he_normal(),
+                dtype=self.dtype,
+                name=f"linear{number}",
+            )(x)
+            x = nn.leaky_relu(x, 0.2)
+        return Verdict(self.num_classes, name="head")(x, labels)
 
 
 class PlainDiscriminator(nn.Module):

@@ -1,4 +1,8 @@
-"""GANs of squares of 8, 16, 32, 64 or 128 px: a generator and a discriminator."""
+"""GANs: a generator and a discriminator.
+
+Those of convolutions are for squares of 8, 16, 32, 64 or 128 px, the dense one for
+images of any shape.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +45,26 @@ class GAN(nn.Module):
         return self.discriminator(images, labels, train)
 
 
+def dense_gan(
+    image_shape: tuple[int, int, int],
+    *,
+    latent: int,
+    num_classes: int,
+    conditional: bool = False,
+    width: int = 64,
+    dtype: jnp.dtype | None = None,
+) -> GAN:
+    """Returns a GAN of linear layers, with two hidden ones of 4 * width units each."""
+    told = num_classes if conditional else 0
+    return GAN(
+        generators.DenseGenerator(image_shape, 4 * width, told, dtype),
+        discriminators.DenseDiscriminator(4 * width, told, dtype),
+        latent,
+        num_classes,
+        conditional,
+    )
+
+
 def dcgan(
     image_shape: tuple[int, int, int],
     *,
@@ -53,7 +77,7 @@ def dcgan(
 ) -> GAN:
     """Returns DCGAN's generator and discriminator.
 
-    Raises ValueError, as the others, for images of a size that is not in SIZES.
+    Raises ValueError, as the two that follow, for images of a size not in SIZES.
     """
     told = num_classes if conditional else 0
     channels = tuple(reversed(widths(image_shape, width)))

@@ -1,11 +1,13 @@
 """Generators: networks from random numbers to images.
 
-Radford et al. 2015 (arXiv 1511.06434) and Miyato et al. 2018 (1802.05957). The extent
+Goodfellow et al. 2014 (arXiv 1406.2661), Radford et al. 2015 (1511.06434) and Miyato et
+al. 2018 (1802.05957). The extent
 doubles from 4 px on by repeating pixels before a convolution: XLA's gradient of a
 transposed convolution is slow.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,37 @@ from flax import linen as nn
 
 from tljax.models import layers
 from tljax.models.gan_layers import convolution
+from tljax.models.pooling import doubled
+
+
+class DenseGenerator(nn.Module):
+    """Goodfellow's: linear layers, here with BatchNorm between them.
+
+    Attributes:
+      image_shape: (h, w, c) of what is generated.
+      units: of the two hidden layers.
+      num_classes: 0 where labels make no difference.
+      dtype: of the computation; images are float32.
+    """
+
+    image_shape: tuple[int, int, int]
+    units: int
+    num_classes: int = 0
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, z: jax.Array, labels: jax.Array, train: bool) -> jax.Array:
+        """Returns images float32 [b, h, w, c] in [-1, 1]."""
+        norm = functools.partial(Norm, not train, self.num_classes, self.dtype)
+        dense = functools.partial(
+            nn.Dense, kernel_init=nn.initializers.he_normal(), dtype=self.dtype
+        )
+        x = z
+        for number in (1, 2):
+            x = dense(self.units, use_bias=False, name=f"linear{number}")(x)
+            x = nn.relu(norm(name=f"norm{number}")(x, labels))
+        x = dense(math.prod(self.image_shape), name="image")(x)
+        return as_images(x).reshape(-1, *self.image_shape)
 
 
 class PlainGenerator(nn.Module):
@@ -103,7 +136,7 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, labels: jax.Array) -> jax.Array:
-        """Returns x [b, h, w, c] normalised."""
+        """Returns x [b, ..., c] normalised."""
         x = layers.BatchNorm(self.running, dtype=self.dtype, name="bn")(x)
         if not self.num_classes:
             return x
@@ -111,14 +144,10 @@ class Norm(nn.Module):
         table = nn.Embed(
             self.num_classes, 2 * x.shape[-1], embedding_init=zeros, name="classes"
         )
-        of_class = table(labels)[:, None, None, :].astype(x.dtype)
+        of_class = table(labels).astype(x.dtype)
+        of_class = of_class.reshape(len(x), *(1,) * (x.ndim - 2), -1)
         scale, offset = jnp.split(of_class, 2, axis=-1)
         return x * (1 + scale) + offset
-
-
-def doubled(x: jax.Array) -> jax.Array:
-    """Returns x [b, h, w, c] with each pixel four times: [b, 2h, 2w, c]."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def as_images(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Max pooling, whose gradient goes to the first of equal maxima."""
+"""Max pooling, whose gradient goes to the first of equal maxima, and doubling."""
 
 import jax
 import jax.numpy as jnp
@@ -34,3 +34,8 @@ def max_along(x: jax.Array, axis: int, size: int, stride: int, padding: int):
             larger = (here > found) | jnp.isnan(here)
             found = jnp.where(larger, here, found)
     return found
+
+
+def doubled(x: jax.Array) -> jax.Array:
+    """Returns x [b, h, w, c] with each pixel four times: [b, 2h, 2w, c]."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

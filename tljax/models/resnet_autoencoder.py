@@ -10,7 +10,7 @@ from tljax.models import layers, resnet
 from tljax.models.decoder import (
     Code,
     Decoder,
-    Found,
+    Reconstruction,
     check_images,
     check_size,
     half,
@@ -89,7 +89,7 @@ class ResNetAutoencoder(nn.Module):
         images: jax.Array,
         visible: jax.Array | None = None,
         train: bool = False,
-    ) -> Found:
+    ) -> Reconstruction:
         """Returns reconstructions and codes.
 
         `visible` [b, h, w, 1] is 0 where a masked one is not to look, else 1; None is
@@ -101,7 +101,7 @@ class ResNetAutoencoder(nn.Module):
         mean, log_variance = self.distribution(images, train)
         sampled = train and self.variational
         code = self.code.draw(mean, log_variance) if sampled else mean
-        return Found(self.decode(code, train), mean, log_variance)
+        return Reconstruction(self.decode(code, train), mean, log_variance)
 
     def distribution(self, images: jax.Array, train: bool = False):
         """Returns the code, or its mean, and its log-variance or None."""
@@ -120,7 +120,7 @@ class ResNetAutoencoder(nn.Module):
 
     def fill_in(
         self, images: jax.Array, train: bool, visible: jax.Array | None
-    ) -> Found:
+    ) -> Reconstruction:
         """Returns images whole again, of what is visible of them."""
         if visible is None:
             visible = jnp.ones((*images.shape[:3], 1))
@@ -133,7 +133,7 @@ class ResNetAutoencoder(nn.Module):
             filling(x, shrink(visible, x))
             for filling, x in zip(self.filling, maps, strict=True)
         )
-        return Found(self.decoder(first, not train, tuple(skips)), pooled)
+        return Reconstruction(self.decoder(first, not train, tuple(skips)), pooled)
 
 
 def hide(visible: jax.Array):

@@ -14,7 +14,7 @@ from tljax.data import augment, views
 from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
 from tljax.models import devices
-from tljax.models.decoder import Found
+from tljax.models.decoder import Reconstruction
 from tljax.plan import Phase
 from tljax.state import TrainState, begin
 from tljax.tasks.classification import PRECISIONS, see
@@ -231,7 +231,7 @@ def draw(
     images = images[jnp.arange(COLUMNS) % len(images)]
     noise_key, sample_key = jax.random.split(key)
     seen, visible = obscure(noise_key, images, transform, config)
-    found: Found = model.apply(variables, *inputs(seen, visible))
+    found: Reconstruction = model.apply(variables, *inputs(seen, visible))
     shown = seen if visible is None else seen * visible
     rows = (images, shown, whole(found.images, images, visible))
     pictures = {"reconstructions": jnp.concatenate(rows)}

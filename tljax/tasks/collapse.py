@@ -9,8 +9,8 @@ LEAST_LOSS, LEAST_DIVERSITY = 0.01, 0.05
 def warn(step: int, metrics: dict[str, float], config) -> str:
     """Returns a warning where the metrics of a step tell a collapse, else "".
 
-    A generator that makes the same image of everything has
-    collapsed; from a discriminator whose loss is at its bound it learns little.
+    A generator that makes the same image of everything has collapsed; from a
+    discriminator whose loss is at its bound it learns little.
     """
     bound = LOSSES[config.gan.loss].bound
     found, diversity = metrics["loss_discriminator"], metrics["sample_diversity"]

@@ -40,6 +40,7 @@ from tljax.tasks.adversarial import LOSSES
 from tljax.tasks.collapse import warn  # noqa: F401
 from tljax.tasks.gan_networks import discriminate
 from tljax.tasks.samples import draw, sample  # noqa: F401
+from tljax.tasks.update import take_step
 
 # The Frechet distance of samples, which evaluation adds: the best state has least.
 SCORE = ("fd", -1)
@@ -172,7 +173,7 @@ def train_step(
     # `see` splits the key in two, which are its folds 0 and 1.
     generator_key, *keys = (jax.random.fold_in(key, 2 + n) for n in range(steps + 1))
     update = functools.partial(
-        descend, phase=phase, model=model, transform=transform, config=config
+        update_network, phase=phase, model=model, transform=transform, config=config
     )
     # No scan: on CPUs, XLA's gradients of convolutions are slow in loops.
     for n, (real, labels) in enumerate(deal(images, batch["label"], steps)):
@@ -211,7 +212,7 @@ def deal(images: jax.Array, labels: jax.Array, steps: int):
     return list(zip(jnp.split(images, steps), jnp.split(labels, steps), strict=True))
 
 
-def descend(
+def update_network(
     objective,
     network: str,
     tx: Optimizers,
@@ -241,20 +242,14 @@ def descend(
         variables = {"params": params, "batch_stats": state.batch_stats}
         return objective(key, variables, real, labels, model, transform, config)
 
-    def value_and_grad(trained):
-        found, grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-        return found, devices.mean(grads)
-
-    trained = part(plan_lib.split(state.params, phase), network)
-    (_, (batch_stats, metrics)), grads = value_and_grad(trained)
-    updates, opt_state = optax.with_extra_args_support(getattr(tx, network)).update(
-        grads,
+    trained, opt_state, (_, (batch_stats, metrics)), grads = take_step(
+        part(plan_lib.split(state.params, phase), network),
+        loss_fn,
+        getattr(tx, network),
         state.opt_state[network],
-        trained,
-        grad_fn=lambda there, _: value_and_grad(there)[1],  # SAM takes another.
     )
     state = state.replace(
-        params=plan_lib.join(state.params, optax.apply_updates(trained, updates)),
+        params=plan_lib.join(state.params, trained),
         batch_stats=batch_stats,
         opt_state=state.opt_state | {network: opt_state},
     )

@@ -27,8 +27,10 @@ def discriminator(
     z_key, real_key, fake_key, line_key = jax.random.split(key, 4)
     z = jax.random.normal(z_key, (len(real), model.latent))
     fake, _ = generate(variables, z, labels, model, transform, train=True)
-    real = diff_augment.augment(real_key, real, gan.augment)
-    fake = diff_augment.augment(fake_key, jax.lax.stop_gradient(fake), gan.augment)
+    unit = diff_augment.unit_of(transform)
+    real = diff_augment.augment(real_key, real, gan.augment, unit)
+    fake = jax.lax.stop_gradient(fake)
+    fake = diff_augment.augment(fake_key, fake, gan.augment, unit)
 
     real_logits, fake_logits, batch_stats = tell_apart(
         variables, real, fake, labels, model
@@ -49,9 +51,7 @@ def discriminator(
         "loss_discriminator": adversary,
         "real_logit": jnp.mean(real_logits),
         "fake_logit": jnp.mean(fake_logits),
-        "discriminator_accuracy": adversarial.share_told_apart(
-            real_logits, fake_logits
-        ),
+        "told_apart": adversarial.share_told_apart(real_logits, fake_logits),
     }
     return loss, (batch_stats, metrics)
 
@@ -61,10 +61,13 @@ def generator(key, variables, real, labels, model: GAN, transform: Transform, co
     z_key, real_key, fake_key = jax.random.split(key, 3)
     z = jax.random.normal(z_key, (len(real), model.latent))
     fake, batch_stats = generate(variables, z, labels, model, transform, train=True)
-    beside = diff_augment.augment(real_key, real, config.gan.augment)
-    seen = diff_augment.augment(fake_key, fake, config.gan.augment)
+    unit = diff_augment.unit_of(transform)
+    beside = diff_augment.augment(real_key, real, config.gan.augment, unit)
+    seen = diff_augment.augment(fake_key, fake, config.gan.augment, unit)
     _, logits, _ = tell_apart(variables, beside, seen, labels, model)
     loss = adversarial.generator_loss(LOSSES[config.gan.loss], logits)
     tiny = jnp.finfo(real.dtype).tiny
     diversity = adversarial.spread(fake) / (adversarial.spread(real) + tiny)
+    if len(fake) == 1:  # A single image is as different from others as any.
+        diversity = jnp.ones_like(diversity)
     return loss, (batch_stats, {"loss_generator": loss, "sample_diversity": diversity})

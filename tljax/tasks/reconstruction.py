@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.data.transforms import Transform
-from tljax.models.decoder import Found
+from tljax.models.decoder import Reconstruction
 
 # Wang et al. 2004 (IEEE Transactions on Image Processing 13).
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -29,7 +29,11 @@ def tied_loss(
 
 
 def image_losses(
-    found: Found, images: jax.Array, visible: jax.Array | None, params: Any, config
+    found: Reconstruction,
+    images: jax.Array,
+    visible: jax.Array | None,
+    params: Any,
+    config,
 ) -> jax.Array:
     """Returns the loss of each image [b]; training minimises their mean.
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tljax.data import augment
 from tljax.data.transforms import Transform
 from tljax.models.gan import GAN
 from tljax.tasks import gan_networks
@@ -53,8 +54,11 @@ def draw(
     z = interpolate(*ends, COLUMNS).reshape(LINES * COLUMNS, model.latent)
     rows = jnp.repeat(jnp.arange(LINES) % model.num_classes, COLUMNS)
     lines = sample_at(variables, z, rows, model)
-    pictures = {"samples": as_bytes(samples), "interpolation": as_bytes(lines)}
-    return jax.tree.map(lambda images: in_rows(images, COLUMNS), pictures)
+    pictures = {"samples": samples, "interpolation": lines}
+    return {
+        name: in_rows(augment.as_bytes(images), COLUMNS)
+        for name, images in pictures.items()
+    }
 
 
 def in_rows(images: jax.Array, columns: int) -> jax.Array:
@@ -74,10 +78,9 @@ def interpolate(start: jax.Array, end: jax.Array, number: int) -> jax.Array:
     )
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))[:, None, :]
     share = jnp.linspace(0, 1, number).reshape(1, number, 1)
-    from_start = jnp.sin((1 - share) * angle) * start[:, None, :]
-    return (from_start + jnp.sin(share * angle) * end[:, None, :]) / jnp.sin(angle)
-
-
-def as_bytes(images: jax.Array) -> jax.Array:
-    """Returns images in [0, 1] as uint8."""
-    return jnp.round(255 * jnp.clip(images, 0, 1)).astype(jnp.uint8)
+    weights = [jnp.sin(part * angle) / jnp.sin(angle) for part in (1 - share, share)]
+    # No arc is there between latents that point the same way, or opposite ones.
+    on_arc = jnp.sin(angle) > 1e-3
+    first = jnp.where(on_arc, weights[0], 1 - share)
+    second = jnp.where(on_arc, weights[1], share)
+    return first * start[:, None, :] + second * end[:, None, :]

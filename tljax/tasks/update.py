@@ -14,6 +14,32 @@ from tljax.plan import Phase
 from tljax.state import TrainState, average
 
 
+def take_step(
+    trained: Any,
+    loss_fn: Callable[[Any], tuple[jax.Array, Any]],
+    tx: optax.GradientTransformation,
+    opt_state: optax.OptState,
+) -> tuple[Any, optax.OptState, tuple[jax.Array, Any], Any]:
+    """Returns what trains and the optimiser's state a step on, what was found, grads.
+
+    Found are the loss of what trains and all that `loss_fn` returns with it. Gradients
+    are those of the batch of all devices.
+    """
+
+    def value_and_grad(trained):
+        found, grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        return found, devices.mean(grads)
+
+    found, grads = value_and_grad(trained)
+    updates, opt_state = optax.with_extra_args_support(tx).update(
+        grads,
+        opt_state,
+        trained,
+        grad_fn=lambda there, _: value_and_grad(there)[1],  # SAM takes another.
+    )
+    return optax.apply_updates(trained, updates), opt_state, found, grads
+
+
 def descend(
     state: TrainState,
     loss_fn: Callable[[Any], tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]],
@@ -30,23 +56,12 @@ def descend(
     where loss, gradients, and the parameters and statistics that they change all are
     numbers.
     """
-
-    def value_and_grad(trained):
-        def loss_of(trained):
-            return loss_fn(plan_lib.join(state.params, trained))
-
-        found, grads = jax.value_and_grad(loss_of, has_aux=True)(trained)
-        return found, devices.mean(grads)
-
-    trained = plan_lib.split(state.params, phase)
-    (loss, (batch_stats, told)), grads = value_and_grad(trained)
-    updates, opt_state = optax.with_extra_args_support(tx).update(
-        grads,
+    trained, opt_state, (loss, (batch_stats, told)), grads = take_step(
+        plan_lib.split(state.params, phase),
+        lambda trained: loss_fn(plan_lib.join(state.params, trained)),
+        tx,
         state.opt_state,
-        trained,
-        grad_fn=lambda there, _: value_and_grad(there)[1],  # SAM takes another.
     )
-    trained = optax.apply_updates(trained, updates)
     ema = state.ema
     if ema:
         now = {"params": trained, "batch_stats": batch_stats}
