@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "errors": set(),
     "home": set(),
+    "host_memory": set(),
     "compiled": {"home"},
     "stopwatch": set(),
     "initial": set(),
@@ -29,7 +30,7 @@ ALLOWED = {
     "optim": set(),
     "several": {"models"},
     "sharding": set(),
-    "parallel": {"models", "several", "sharding"},
+    "parallel": {"host_memory", "models", "several", "sharding"},
     "checkpoint": {"plan"},
     "metrics": {"evaluation", "terminal"},
     "evaluation": set(),

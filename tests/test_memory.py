@@ -1,6 +1,7 @@
 """Memory: what is computed again, what is taken over, and too little of it."""
 
 import functools
+import os
 import re
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_model
 
-from tljax import models, parallel, programs, train
+from tljax import host_memory, models, parallel, programs, train
 from tljax.errors import ConfigError, RunError
 from tljax.plan import Row
 from tljax.tasks import classification
@@ -74,6 +75,46 @@ def test_every_array_of_the_state_takes_the_place_of_the_one_before():
     pairs = re.findall(r"\{\d+\}: \(\d+, \{\}", header)
     # The key is the same in both states, and is not written.
     assert len(pairs) >= len(jax.tree.leaves(state)) - 1
+
+
+def write_group(path, name, limit):
+    path.mkdir(parents=True, exist_ok=True)
+    (path / name).write_text(f"{limit}\n")
+
+
+@pytest.mark.parametrize(
+    "lines, groups, expected",
+    [
+        # Version 2: the least of the group's limit and of those above it.
+        (["0::/a/b"], {"a": "3000", "a/b": "max"}, 3000),
+        (["0::/a/b"], {"a": "3000", "a/b": "2000"}, 2000),
+        # In a container: its own root, and a path that is not there.
+        (["0::/"], {"": "4000"}, 4000),
+        (["0::/outside/x"], {"": "4000"}, 4000),
+        # Version 1, beside an empty version 2; no limit is a very large one.
+        (["3:cpu,memory:/a", "1:cpu:/x", "0::/"], {"memory/a": "5000"}, 5000),
+        (["3:memory:/a"], {"memory/a": 2**63 - 4096, "memory": "6000"}, 6000),
+        (["0::/a"], {}, None),
+        ([], {"": "10"}, None),
+    ],
+)
+def test_a_group_of_processes_may_have_less_than_the_machine(
+    lines, groups, expected, tmp_path
+):
+    cgroups = tmp_path / "cgroup"
+    cgroups.write_text("\n".join(lines))
+    for group, limit in groups.items():
+        old = group.startswith("memory")
+        name = "memory.limit_in_bytes" if old else "memory.max"
+        write_group(tmp_path / "mount" / group, name, limit)
+    found = host_memory.host_memory(cgroups, tmp_path / "mount")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert found == (expected or machine)
+
+
+def test_devices_of_the_host_share_its_memory(monkeypatch):
+    monkeypatch.setattr(parallel, "host_memory", lambda: 4001)
+    assert parallel.memory_of(parallel.create_mesh("cpu", 4)) == 1000
 
 
 @pytest.fixture

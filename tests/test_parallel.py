@@ -134,10 +134,14 @@ def test_devices_that_are_not_there():
 def test_a_batch_that_cannot_be_divided_names_the_nearest():
     mesh = parallel.create_mesh("cpu", 4)
     parallel.check_batch_size(8, mesh)
-    with pytest.raises(ConfigError, match="take 8 or 12, or set num_devices"):
-        parallel.check_batch_size(10, mesh)
+    with pytest.raises(ConfigError, match=r"take 8 or 12, or set config\.num_devices"):
+        parallel.check_batch_size(10, mesh, 12)
+    with pytest.raises(ConfigError, match="take 8, or set"):
+        parallel.check_batch_size(10, mesh, 11)
     with pytest.raises(ConfigError, match="take 4, or"):
         parallel.check_batch_size(3, mesh)
+    with pytest.raises(ConfigError, match=r"4 devices; set config\.num_devices"):
+        parallel.check_batch_size(3, mesh, 3)
 
 
 def test_a_batch_is_divided_among_devices():

@@ -1,10 +1,10 @@
 """Compiled programs kept on disk: JAX's persistent cache, made safe to have by default.
 
 JAX reads back whatever lies there, and never writes an entry again: one that was cut
-short, by a full disk or a kill, would be missed for ever. Here each is written aside and
-then takes its name, with the checksum of what was compiled in front of it, and it is
-checked when it is read: what is not read costs nothing. Damage that leaves a CRC-32 as
-it was is not seen.
+short, by a full disk or a kill, would be missed for ever. Here each is written aside
+and then takes its name, with the checksum of what was compiled in front of it, and it
+is checked when it is read: what is not read costs nothing. Damage that leaves a CRC-32
+as it was is not seen.
 """
 
 import contextlib
