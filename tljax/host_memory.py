@@ -1,6 +1,8 @@
-"""The memory that the processes of this machine, or of this container, may have."""
+"""The memory of the host: what a process may have of it, and what this one has had."""
 
 import os
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,3 +47,9 @@ def read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+def peak() -> int:
+    """Returns the most bytes of memory that this process has held."""
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024
