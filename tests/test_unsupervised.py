@@ -208,6 +208,10 @@ def test_numbers_that_are_not_finite_end_a_gan(generated, tmp_path):
             "config.gan.latent = 0 must be at least 1",
         ),
         (
+            lambda: gan_run(gan=Gan(num_samples=3)),
+            "config.gan.num_samples = 3 must be at least 4",
+        ),
+        (
             lambda: run_of("autoencoder", autoencoder=Autoencoder(latent=0)),
             "config.autoencoder.latent = 0 must be at least 1",
         ),

@@ -35,24 +35,24 @@ def none_left(run: Run, compiled: list[jax.stages.Compiled], reason: str) -> Run
     needs, advice = "", f"take a batch of {half}" if half else "no batch is smaller"
     if compiled:
         largest = max(compiled, key=parallel.memory_needed)
-        needs = f", which needs about {needed_by(run, largest, run.batch_size)}"
-        has = parallel.memory_of(run.mesh)
+        has, less = parallel.memory_of(run.mesh), needed_by(run, largest, half)
+        needs = f", which needs about {parallel.memory_needed(largest) / 1e9:.2f} GB"
         needs += f" of {has / 1e9:.2f} GB" if has else ""
-        advice += f", about {needed_by(run, largest, half)}" if half else ""
+        advice += f", about {less / 1e9:.2f} GB" if half else ""
     return RunError(
         f"no memory is left on the device, with {describe_batch(run)}{needs}; "
         f"{advice}: {reason}"
     )
 
 
-def needed_by(run: Run, program: jax.stages.Compiled, batch_size: int) -> str:
-    """Returns what a step would need on each device with so many images, in 10^9 bytes.
+def needed_by(run: Run, program: jax.stages.Compiled, batch_size: int) -> float:
+    """Returns the bytes a step would need on each device with so many images.
 
     As far as what it needs beside its arguments is in proportion to the batch.
     """
     beside = program.memory_analysis().temp_size_in_bytes
     less = beside * (1 - batch_size / run.batch_size)
-    return f"{(parallel.memory_needed(program) - less) / 1e9:.2f} GB"
+    return parallel.memory_needed(program) - less
 
 
 def describe_batch(run: Run) -> str:
