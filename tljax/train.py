@@ -288,7 +288,7 @@ def describe_shares(run: Run, state: TrainState) -> str:
     share = sharding.bytes_on_a_device(state, run.placements(state))
     return (
         f"of the state, {whole / 1e6:,.1f} MB, each of {run.mesh.size} devices holds "
-        f"{share / 1e6:,.1f} MB"
+        f"{share / 1e6:,.1f} MB, {share / whole:.0%}"
     )
 
 
