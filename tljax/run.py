@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tljax import checkpoint, optim, parallel, presets, sharding, terminal, workdirs
 from tljax import plan as plan_lib
 from tljax.config import Config
-from tljax.consistency import check_steps, check_unfreezing
+from tljax.consistency import check_dealing, check_steps, check_unfreezing
 from tljax.data import examples, sources, transforms
 from tljax.data.examples import Storage
 from tljax.data.splits import Source
@@ -190,7 +190,7 @@ def prepare(
             "training images (0 takes them all)"
         )
     parallel.check_batch_size(batch_size, mesh, num_images)
-    check_dealing(config, batch_size, mesh)
+    check_dealing(config, batch_size, mesh.size)
     config = with_steps(config, num_images, batch_size)
     if workdir is not None:
         saved = find_saved(workdir)
@@ -223,21 +223,6 @@ def with_steps(config: Config, num_images: int, batch_size: int) -> Config:
         config = dataclasses.replace(config, num_steps=max(steps, every))
     check_steps(config, "config")
     return config
-
-
-def check_dealing(config: Config, batch_size: int, mesh: Mesh) -> None:
-    """Raises ConfigError where a GAN's steps of the discriminator cannot share a batch.
-
-    They have equal parts of it; under `pmap`, of the part that each device has.
-    """
-    steps = config.gan.discriminator_steps
-    parts = mesh.size if config.compile == "pmap" else 1
-    if config.task == "gan" and batch_size % (parts * steps):
-        each = f", of which each device has {batch_size // parts}" if parts > 1 else ""
-        raise ConfigError(
-            f"config.gan.discriminator_steps = {steps} must divide the batch of "
-            f"{batch_size} images{each}"
-        )
 
 
 def create_model(
