@@ -465,6 +465,10 @@ def test_pictures_of_a_masked_model_keep_what_is_visible(key):
          "weight_penalty = 0.1 is of tied_autoencoder; with"),
         ("resnet_autoencoder", {"mask_ratio": 0.5, "kl_weight": 0.1},
          "kl_weight = 0.1 must be 0 where mask_ratio = 0.5"),
+        ("conv_autoencoder", {"noise": "masking", "noise_level": 1.5},
+         "noise_level = 1.5 must be at most 1 with noise = 'masking': it is a share"),
+        ("conv_autoencoder", {"noise": "salt_and_pepper", "noise_level": 1.1},
+         "noise_level = 1.1 must be at most 1"),
         ("resnet_autoencoder", {"mask_ratio": 0.5, "patch_size": 8},
          "patch_size = 8 leaves one patch of an image of 8x8 pixels"),
     ],
@@ -472,3 +476,8 @@ def test_pictures_of_a_masked_model_keep_what_is_visible(key):
 def test_settings_at_odds_are_an_error(name, settings, message):
     with pytest.raises(ConfigError, match=message):
         autoencoder.create_model(make_config(name, **settings), 10, SHAPE)
+
+
+def test_gaussian_noise_may_be_as_strong_as_one_likes():
+    config = make_config("conv_autoencoder", noise="gaussian", noise_level=1.5)
+    autoencoder.check(config, SHAPE)

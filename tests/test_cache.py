@@ -98,12 +98,14 @@ def test_a_damaged_cache_is_made_again(root, home, decoded_count, damage):
         os.truncate(place / "pixels", 100)
     elif damage == "index cut":
         os.truncate(index, 100)
-    elif damage == "bit flip":
+    elif damage == "index flip":
         data = bytearray(index.read_bytes())
         data[len(data) // 3] ^= 1
         index.write_bytes(data)
-    else:
+    elif damage == "no index":
         index.unlink()
+    else:
+        pytest.fail(f"unknown damage {damage}")
     np.testing.assert_array_equal(pixels(open_train(root)), expected)
     assert len(decoded_count) == 24
     open_train(root)

@@ -2,6 +2,7 @@
 
 import functools
 
+import gans
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,11 +12,11 @@ import tiny_model
 from phases import everything
 
 from tljax import parallel
-from tljax.config import Config, Loss
+from tljax.config import Autoencoder, Config, Loss, Model, Optim
 from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
 from tljax.models import devices
-from tljax.tasks import classification
+from tljax.tasks import autoencoder, classification, gan_objectives
 
 
 def train(num_devices, num_steps=3, mode="jit", **loss):
@@ -85,6 +86,68 @@ def test_pmap_gives_the_numbers_of_jit():
     jax.tree.map(close, one_metrics, four_metrics)
 
 
+def make_autoencoder(monkeypatch):
+    """Returns (state, step) of one that draws nothing."""
+    config = Config(
+        task="autoencoder",
+        model=Model(name="conv_autoencoder", width=2),
+        autoencoder=Autoencoder(latent=3),
+    )
+    model = autoencoder.create_model(config, 3, (8, 8, 1))
+    schedule = optax.constant_schedule(0.05)
+    phase = everything(model, (8, 8, 1))
+    parts = {"model": model, "tx": optax.sgd(schedule), "phase": phase}
+    parts["config"] = config
+    state = autoencoder.create_state(jax.random.key(0), (8, 8, 1), **parts)
+    step = functools.partial(
+        autoencoder.train_step, schedule=schedule, transform=Transform(), **parts
+    )
+    return state, step
+
+
+def make_gan(monkeypatch):
+    """Returns (state, step) of a GAN with BatchNorm, its latents those of its labels.
+
+    In place of the devices' own.
+    """
+    generate = gan_objectives.generate
+
+    def of_labels(variables, z, labels, *rest, **how):
+        z = jnp.sin(jnp.outer(labels + 1.0, jnp.arange(1.0, 1 + z.shape[1])))
+        return generate(variables, z, labels, *rest, **how)
+
+    monkeypatch.setattr(gan_objectives, "generate", of_labels)
+    optimizer = Optim(name="gradient_descent", learning_rate=0.05)
+    _, state, step = gans.make_parts(gans.make_config(optimizer=optimizer))
+    return state, step
+
+
+@pytest.mark.parametrize("make", [make_autoencoder, make_gan])
+def test_pmap_gives_the_numbers_of_jit_without_labels(make, monkeypatch):
+    """But for what compares images with each other, which a device does in its part."""
+    state, step = make(monkeypatch)
+    batches = [gans.draw_batch(16, seed=seed) for seed in range(2)]
+    found = []
+    for num_devices, mode in ((1, "jit"), (4, "pmap")):
+        mesh, now = parallel.create_mesh("cpu", num_devices), state
+        program, _ = parallel.compile_step(
+            step, state, batches[0], mesh=mesh, mode=mode
+        )
+        for number, batch in enumerate(batches):
+            batch["label"] = np.arange(16, dtype=np.int32) + 16 * number
+            now, metrics = program(now, parallel.shard_batch(batch, mesh))
+            jax.block_until_ready(metrics)
+        for name in ("sample_diversity", "discriminator_accuracy"):
+            metrics.pop(name, None)
+        found.append(jax.device_get((now.variables, metrics)))
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6)
+    jax.tree.map(close, *found)
+    moved = jax.tree.map(
+        lambda old, new: float(np.abs(old - new).max()), state.variables, found[1][0]
+    )
+    assert min(jax.tree.leaves(moved)) > 1e-5
+
+
 def test_each_device_draws_numbers_of_its_own_under_pmap(key):
     mesh = parallel.create_mesh("cpu", 4)
 
@@ -134,10 +197,14 @@ def test_devices_that_are_not_there():
 def test_a_batch_that_cannot_be_divided_names_the_nearest():
     mesh = parallel.create_mesh("cpu", 4)
     parallel.check_batch_size(8, mesh)
-    with pytest.raises(ConfigError, match="take 8 or 12, or set num_devices"):
-        parallel.check_batch_size(10, mesh)
+    with pytest.raises(ConfigError, match=r"take 8 or 12, or set config\.num_devices"):
+        parallel.check_batch_size(10, mesh, 12)
+    with pytest.raises(ConfigError, match="take 8, or set"):
+        parallel.check_batch_size(10, mesh, 11)
     with pytest.raises(ConfigError, match="take 4, or"):
         parallel.check_batch_size(3, mesh)
+    with pytest.raises(ConfigError, match=r"4 devices; set config\.num_devices"):
+        parallel.check_batch_size(3, mesh, 3)
 
 
 def test_a_batch_is_divided_among_devices():

@@ -3,10 +3,13 @@
 import functools
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -59,7 +62,8 @@ def test_a_process_that_is_alone_joins_nobody(monkeypatch):
     assert asked == [{"initialization_timeout": processes.TIMEOUT}]
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(monkeypatch):
+def test_a_signal_to_one_process_counts_once_all_have_been_asked(monkeypatch):
+    """Here nobody is asked: what the other has received is made up."""
     gather = lambda number: np.array([number, 15])  # noqa: E731
     monkeypatch.setattr(processes.multihost_utils, "process_allgather", gather)
     stop = StopRequest(alone=False)
@@ -131,6 +135,25 @@ def test_two_processes_are_one_run(tmp_path, cache):
     assert "resumed at step 2" in first
     assert_same(tmp_path / "one", workdir)
     assert json.loads((workdir / "result.json").read_text())["device"]["count"] == 4
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
+    path, workdir = tmp_path / "config.py", tmp_path / "run"
+    settings = CONFIG.replace("CACHE", "device")
+    path.write_text(settings.replace("num_steps=4", "num_steps=100_000"))
+    joint = f"--coordinator={free_address()}", "--num_processes=2"
+    started = [run(path, workdir, 2, *joint, f"--process_id={n}") for n in range(2)]
+    end = time.monotonic() + 120
+    while not (workdir / "checkpoints" / "2").exists():
+        assert time.monotonic() < end and all(each.poll() is None for each in started)
+        time.sleep(0.1)
+    started[1].send_signal(signal.SIGTERM)
+    errors = [each.communicate(timeout=120)[1] for each in started]
+    assert [each.returncode for each in started] == [143, 143], errors
+    steps = [re.search(r"SIGTERM at step (\d+),", err).group(1) for err in errors]
+    assert steps[0] == steps[1] and int(steps[0]) % processes.EVERY == 0
+    assert checkpoint.latest(workdir / "checkpoints").name == steps[0]
 
 
 def assert_same(alone, together):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 import shutil
 
 import jax
@@ -82,7 +83,9 @@ def test_a_run_goes_on_with_whole_states_or_shared_ones(
     for state in states[1:]:
         jax.tree.map(close, states[0], state)
     out = capsys.readouterr().out
-    assert out.count("each of 4 devices holds 0.0 MB") == 2
+    shares = re.findall(r"each of 4 devices holds 0\.0 MB, (\d+)%", out)
+    # A quarter, and what cannot be divided by four; of a tiny network that is much.
+    assert len(shares) == 2 and all(25 < int(share) < 75 for share in shares), shares
     assert out.count("resumed at step 2") == 2
 
 

@@ -1,9 +1,11 @@
 """Before the first step: first values, programs that are kept, the clock."""
 
+import errno
 import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gans
 import jax
@@ -97,8 +99,7 @@ def folder(tmp_path):
     folder = tmp_path / "compiled"
     assert compiled.open_folder(folder)
     for name in "ab":
-        (folder / f"jit_{name}-cache").write_bytes(b"program " + name.encode())
-    compiled.seal(folder)
+        compiled.Programs(folder).put(f"jit_{name}", b"program " + name.encode())
     return folder
 
 
@@ -106,30 +107,84 @@ def entries(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_sound_programs_are_kept(folder):
-    before = entries(folder)
-    assert len(before) == 4
-    compiled.check(folder)
-    assert entries(folder) == before
+def test_a_program_is_kept_at_once(folder):
+    """Whatever becomes of the process that compiled it."""
+    compiled.evict(folder)
+    assert entries(folder) == ["jit_a-program", "jit_b-program"]
+    assert compiled.Programs(folder).get("jit_a") == b"program a"
+    assert compiled.Programs(folder).get("jit_c") is None
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "unsealed"])
-def test_a_damaged_program_is_deleted(folder, damage):
-    entry = folder / "jit_a-cache"
-    if damage == "unsealed":  # The process was killed as it wrote.
-        compiled.beside(entry).unlink()
-    else:
-        content = entry.read_bytes()
-        entry.write_bytes(content[:-3] if damage == "cut" else content[:-1] + b"x")
-    compiled.check(folder)
-    assert entries(folder) == ["jit_b-cache", "jit_b-checksum"]
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_program_is_compiled_again(folder, damage):
+    programs, path = compiled.Programs(folder), folder / "jit_a-program"
+    content = path.read_bytes()
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    path.write_bytes({"flipped": flipped, "cut": content[:-3], "empty": b""}[damage])
+    assert programs.get("jit_a") is None
+    assert entries(folder) == ["jit_b-program"]
+    programs.put("jit_a", b"program a")
+    assert programs.get("jit_a") == b"program a"
+
+
+def test_a_program_that_a_full_disk_cuts_short_is_not_kept(folder, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path, data):
+        write(path, data[:-2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    compiled.Programs(folder).put("jit_c", b"program c")
+    assert entries(folder) == ["jit_a-program", "jit_b-program"]
 
 
 def test_the_programs_used_last_are_kept(folder, monkeypatch):
-    os.utime(folder / "jit_b-cache", (1, 1))
-    monkeypatch.setattr(compiled, "LIMIT", 10)
-    compiled.check(folder)
-    assert entries(folder) == ["jit_a-cache", "jit_a-checksum"]
+    for name in "ab":
+        os.utime(folder / f"jit_{name}-program", (1, 1))
+    compiled.Programs(folder).get("jit_a")
+    (folder / "of_xla").mkdir()
+    monkeypatch.setattr(compiled, "LIMIT", 20)
+    compiled.evict(folder)
+    assert entries(folder) == ["jit_a-program", "of_xla"]
+
+
+def test_what_another_process_deletes_meanwhile_is_no_error(folder, monkeypatch):
+    gone = folder / "jit_gone-program"
+    listed = [*folder.iterdir(), gone]
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(listed))
+    monkeypatch.setattr(compiled, "LIMIT", 20)
+    unlink = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path: (unlink(path), unlink(path)))
+    compiled.evict(folder)
+    assert sum(path.exists() for path in listed) == 1
+
+
+def test_jax_asks_for_programs_here(tmp_path, monkeypatch):
+    """And not any more after the context."""
+    monkeypatch.setenv("TLJAX_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    make = compiled.find_within_jax().get_file_cache
+    jax.config.update("jax_compilation_cache_dir", None)
+    found = []
+    get = compiled.Programs.get
+    monkeypatch.setattr(
+        compiled.Programs, "get", lambda *args: (found.append(get(*args)), found[-1])[1]
+    )
+    run = lambda: jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()  # noqa: E731
+    try:
+        for _ in range(2):
+            with compiled.cache():
+                run()
+        # The scalar is a program too.
+        kept = [each for each in found if each is not None]
+        assert len(found) == 2 * len(kept) > 0
+        assert len(entries(tmp_path / "compilation_cache")) == len(kept)
+        run()
+        assert len(found) == 2 * len(kept)
+        assert compiled.find_within_jax().get_file_cache is make
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_folder_that_others_write_to_is_refused(folder):
@@ -188,7 +243,7 @@ def test_a_second_process_takes_what_the_first_compiled(tmp_path):
     assert not (tmp_path / "compilation_cache").exists()
     assert run()[0] == ["0", "False"]
     assert run()[0] == ["0", "True"]
-    for entry in (tmp_path / "compilation_cache").glob("*-cache"):
+    for entry in (tmp_path / "compilation_cache").glob("*-program"):
         entry.write_bytes(entry.read_bytes()[:-7])
     out, err = run()
     assert (out, "Error reading" in err) == (["0", "False"], False)

@@ -14,6 +14,7 @@ from tljax import checkpoint, train
 from tljax.config import Config, Data, Model, Optim
 from tljax.data import sources
 from tljax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from tljax.pretrained import weights
 from tljax.tasks import classification
 
 
@@ -368,6 +369,15 @@ def test_a_run_may_be_named_by_a_relative_path(finished, tmp_path, monkeypatch):
     config = dataclasses.replace(config, num_steps=1, pretrained=f"run:{workdir.name}")
     result = train.train_and_evaluate(config, tmp_path)
     assert result["started_from"] == f"run:{workdir.name} at step 4"
+
+
+def test_a_run_may_be_named_below_a_home(finished, monkeypatch):
+    _, workdir, _, _ = finished
+    monkeypatch.setenv("HOME", str(workdir.parent))
+    given = weights.load(f"run:~/{workdir.name}")
+    assert given.origin == f"run:~/{workdir.name} at step 4"
+    with pytest.raises(ConfigError, match="weights 'run:~nobody_/x': "):
+        weights.load("run:~nobody_/x")
 
 
 def test_a_run_without_a_checkpoint_cannot_be_started_from(tiny_config, tmp_path):

@@ -10,8 +10,18 @@ from PIL import Image
 from test_plan_runs import interrupt, without_times
 from test_train import assert_same_run
 
-from tljax import checkpoint, convert, evaluate, predict, probe, train
-from tljax.config import Autoencoder, Config, Data, Gan, Model, Optim, Plan, validate
+from tljax import checkpoint, convert, dry_run, evaluate, predict, probe, train
+from tljax.config import (
+    Autoencoder,
+    Config,
+    Data,
+    Gan,
+    Loss,
+    Model,
+    Optim,
+    Plan,
+    validate,
+)
 from tljax.errors import ConfigError, NonFiniteError
 from tljax.tasks import collapse
 
@@ -198,6 +208,10 @@ def test_numbers_that_are_not_finite_end_a_gan(generated, tmp_path):
             "config.gan.latent = 0 must be at least 1",
         ),
         (
+            lambda: gan_run(gan=Gan(num_samples=3)),
+            "config.gan.num_samples = 3 must be at least 4",
+        ),
+        (
             lambda: run_of("autoencoder", autoencoder=Autoencoder(latent=0)),
             "config.autoencoder.latent = 0 must be at least 1",
         ),
@@ -225,6 +239,47 @@ def test_a_gan_that_cannot_be_is_refused(change, message, tmp_path, generated):
         config.gan.judge = gan.judge
     with pytest.raises(ConfigError, match=message):
         train.train_and_evaluate(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({}, "discriminator_steps = 4 must divide the batch of 34 images$"),
+        # All of 36 could be dealt out, and the 9 of each device cannot.
+        (
+            {"compile": "pmap", "num_devices": 4},
+            "= 4 must divide the batch of 36 images, of which each device has 9$",
+        ),
+    ],
+)
+def test_a_gan_is_refused_before_its_judge_is_trained(changes, message, tmp_path):
+    data = Data(source="digits", batch_size=36 if changes else 34)
+    config = gan_run(data=data, gan=Gan(latent=4, discriminator_steps=4))
+    with pytest.raises(ConfigError, match=message):
+        train.train_and_evaluate(dataclasses.replace(config, **changes), tmp_path)
+    assert not (tmp_path / "judge").exists()
+
+
+@pytest.mark.parametrize(
+    "gan, message",
+    [
+        (Gan(judge="run:/nowhere"), "/nowhere does not exist"),
+        (Gan(judge="walk:/x"), "gan.judge = 'walk:/x' must be run:WORKDIR or incep"),
+    ],
+)
+def test_a_dry_run_opens_the_judge(gan, message):
+    with pytest.raises(ConfigError, match=message):
+        dry_run.dry_run(gan_run(judge=None, gan=gan))
+
+
+def test_what_is_wrong_with_a_run_is_found_before_its_pretraining(tmp_path):
+    """Also what only its step can tell."""
+    config = run_of("classification", model=SMALL)
+    weights = Loss(class_weights=(1.0, 2.0))
+    config = dataclasses.replace(config, pretrain=config, loss=weights)
+    with pytest.raises(ConfigError, match="class_weights"):
+        train.train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "pretrain").exists()
 
 
 @pytest.mark.slow

@@ -79,7 +79,8 @@ class Config:
     steps_per_call: int = setting(
         1,
         "steps that one call of the compiled program takes: for networks so small that "
-        "calling it costs more than the step",
+        "calling it costs more than the step; with convolutions, 1 and more differ by "
+        "rounding",
         low=1,
         free=True,
     )

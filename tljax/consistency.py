@@ -174,6 +174,21 @@ def check_steps(config, prefix: str) -> None:
             )
 
 
+def check_dealing(config, batch_size: int, num_devices: int) -> None:
+    """Raises ConfigError where a GAN's steps of the discriminator cannot share a batch.
+
+    They have equal parts of it; under `pmap`, of the part that each device has.
+    """
+    steps = config.gan.discriminator_steps
+    parts = num_devices if config.compile == "pmap" else 1
+    if config.task == "gan" and batch_size % (parts * steps):
+        each = f", of which each device has {batch_size // parts}" if parts > 1 else ""
+        raise ConfigError(
+            f"config.gan.discriminator_steps = {steps} must divide the batch of "
+            f"{batch_size} images{each}"
+        )
+
+
 def check_unfreezing(config, step: int, place: str) -> None:
     """Raises ConfigError where a step is none from which on a row can train."""
     every = config.optim.accumulate_steps

@@ -5,8 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax import parallel, plan_table, sharding
+from tljax import judge, parallel, plan_table, sharding
 from tljax.config import Config
+from tljax.errors import ConfigError
 from tljax.programs import compile_steps
 from tljax.run import Run, prepare
 
@@ -14,7 +15,8 @@ from tljax.run import Run, prepare
 def dry_run(config: Config) -> None:
     """Prints the table of the model, the schedule and the memory; trains nothing.
 
-    Raises RunError for all that would end the run before its first step.
+    Raises RunError for all that would end the run before its first step, but for what
+    a judge that is made first turns out to be, and for what no image has been read of.
     """
     for name, inner in (("pretrain", config.pretrain), ("judge", config.judge)):
         if inner is not None:
@@ -22,6 +24,7 @@ def dry_run(config: Config) -> None:
             dry_run(inner)
             print("\nThe run itself:\n")
     run = prepare(config)
+    check_judge(run)
     print(run.describe())
     print(run.storage.news)
     print_model(run)
@@ -29,6 +32,18 @@ def dry_run(config: Config) -> None:
         print(line)
     print_schedule(run)
     print_memory(run)
+
+
+def check_judge(run: Run) -> None:
+    """Raises RunError where the judge of a GAN, being there, cannot be opened."""
+    place = run.config.gan.judge
+    if run.config.task != "gan" or run.config.judge is not None:
+        return
+    kind, _, path = place.partition(":")
+    if kind not in judge.OPENERS or not path:
+        forms = " or ".join(judge.FORMS)
+        raise ConfigError(f"config.gan.judge = {place!r} must be {forms}")
+    judge.OPENERS[kind](path, run)
 
 
 def print_model(run: Run) -> None:
@@ -58,8 +73,9 @@ def print_schedule(run: Run) -> None:
 def print_memory(run: Run) -> None:
     """Prints what state and a training step take on each device; compiles the steps.
 
-    The state is counted, in the last phase of the plan, which is the largest; what a
-    step needs beside it is the compiler's own figure.
+    Raises ConfigError where a device has less. The state is counted, in the last phase
+    of the plan, which is the largest; what a step needs beside it is the compiler's own
+    figure.
     """
     state = run.abstract_state(run.plan.phases[-1])
     programs = compile_steps(run)

@@ -5,7 +5,6 @@ The batch is sharded over the one mesh axis "data", the state is replicated. Und
 statistics among them, is a mean over the batch of all devices.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from tljax import several, sharding
 from tljax.errors import ConfigError
+from tljax.host_memory import host_memory
 from tljax.models import devices, lowering
 
 
@@ -133,11 +133,13 @@ def shard_batches(
 
 
 def memory_of(mesh: Mesh) -> int:
-    """Returns the bytes of memory of a device; for CPUs, its share of the host's."""
+    """Returns the bytes of memory of a device; for CPUs, its share of the host's.
+
+    0 where the device does not tell.
+    """
     device = mesh.local_devices[0]
     if device.platform == "cpu":
-        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return host // len(mesh.local_devices)
+        return host_memory() // len(mesh.local_devices)
     stats = device.memory_stats() or {}
     return stats.get("bytes_limit", 0)
 
@@ -159,15 +161,21 @@ def describe(mesh: Mesh) -> dict[str, Any]:
     }
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raises ConfigError, naming the nearest sizes, where devices cannot share it."""
+def check_batch_size(batch_size: int, mesh: Mesh, num_images: int = 0) -> None:
+    """Raises ConfigError, naming the nearest sizes, where devices cannot share it.
+
+    No batch has more images than the training set, where their number is given.
+    """
     below = batch_size // mesh.size * mesh.size
     if below == batch_size:
         return
-    sizes = " or ".join(str(size) for size in (below, below + mesh.size) if size)
+    near = [below] if below else []
+    if not num_images or below + mesh.size <= num_images:
+        near.append(below + mesh.size)
+    advice = f"take {' or '.join(map(str, near))}, or set" if near else "set"
     raise ConfigError(
         f"config.data.batch_size = {batch_size} cannot be divided among {mesh.size} "
-        f"devices; take {sizes}, or set num_devices"
+        f"devices; {advice} config.num_devices"
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tljax import parallel
+from tljax import memory, parallel
 from tljax.data import views
-from tljax.errors import ConfigError
+from tljax.errors import ConfigError, RunError
 from tljax.plan import Phase
 from tljax.run import Run
 
@@ -19,13 +19,19 @@ from tljax.run import Run
 class Program:
     """A program that a thread compiles; what calls it waits for it."""
 
-    def __init__(self, worker: Executor, lower: Callable[[], jax.stages.Lowered]):
-        """The worker is to call `lower`, and to compile what it returns.
+    def __init__(
+        self,
+        worker: Executor,
+        lower: Callable[[], jax.stages.Lowered],
+        check: Callable[[jax.stages.Compiled], None] = lambda compiled: None,
+    ):
+        """The worker is to call `lower`, to compile what it returns, and to check that.
 
-        `took` are the seconds of both, once it is compiled.
+        `took` are the seconds of the first two, once it is compiled.
         """
         self.worker = worker
         self.lower = lower
+        self.check = check
         self.took: dict[str, float] = {}
         self.future: Future | None = None
 
@@ -42,7 +48,12 @@ class Program:
         compiled = lowered.compile()
         compiling = time.perf_counter() - traced
         self.took = {"trace": traced - start, "compile": compiling}
+        self.check(compiled)
         return compiled
+
+    def is_made(self) -> bool:
+        """Returns whether nobody has to wait for it any more."""
+        return self.future is not None and self.future.done()
 
     def wait(self) -> jax.stages.Compiled:
         """Returns it when it is compiled; raises what went wrong."""
@@ -83,6 +94,26 @@ class Programs(NamedTuple):
         programs = [*self.train_steps.values(), self.eval_step, self.draw]
         return [program for program in programs if program is not None]
 
+    def step(self, phase: Phase) -> Program:
+        """Returns the step of a phase in which training goes on; waits for it.
+
+        Raises RunError where it cannot be had, or that of a later phase, as soon as
+        this is known.
+        """
+        wanted = self.train_steps[phase.start]
+        try:
+            for program in self.train_steps.values():
+                if program is wanted or program.is_made():
+                    program.wait()
+        except ConfigError as error:  # It is not what the run begins with.
+            raise RunError(str(error)) from None
+        return wanted
+
+    def compiled(self) -> list[jax.stages.Compiled]:
+        """Returns the steps of training that are compiled; waits for none."""
+        made = [each for each in self.train_steps.values() if each.is_made()]
+        return [each.wait() for each in made if each.future.exception() is None]
+
     def begin(self) -> None:
         """Has all of them compiled."""
         for program in self.all():
@@ -98,14 +129,15 @@ def compile_steps(run: Run, first_step: int = 0) -> Programs:
 
     The first of training is begun. Does not wait until they are compiled. They raise
     ConfigError, when they are first used, where the model cannot be trained on such a
-    batch.
+    batch, or a device has too little memory for it.
     """
     worker = ThreadPoolExecutor(1, "compile")
     first = run.plan.phase_of(first_step)
     size = run.config.steps_per_call
+    check = functools.partial(memory.check, run)
     train_steps = {
         phase.start: Program(
-            worker, functools.partial(lower_train_step, run, phase, size)
+            worker, functools.partial(lower_train_step, run, phase, size), check
         )
         for phase in run.plan.phases
         if phase.start >= first.start
@@ -179,26 +211,6 @@ def lower_train_step(
         raise ConfigError(
             f"batch {run.batch_size} of images of {run.image_shape[0]} px: {error}"
         ) from error
-
-
-def check_memory(run: Run, program: jax.stages.Compiled) -> None:
-    """Raises ConfigError where a step needs more memory than a device has.
-
-    It names a batch that would fit, as far as what a step needs beside its arguments
-    grows with the batch.
-    """
-    has, needs = parallel.memory_of(run.mesh), parallel.memory_needed(program)
-    if not has or needs <= has:
-        return
-    beside = program.memory_analysis().temp_size_in_bytes
-    share = (has - (needs - beside)) / beside
-    fits = int(share * run.batch_size) // run.mesh.size * run.mesh.size
-    advice = f"a batch of {fits} would fit" if fits > 0 else "no batch would fit"
-    raise ConfigError(
-        f"config.data.batch_size = {run.batch_size} of images of "
-        f"{run.image_shape[0]} px needs about {needs / 1e9:.2f} GB on each device, "
-        f"which has {has / 1e9:.2f} GB; {advice}"
-    )
 
 
 def abstract_batches(run: Run, number: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from tljax import checkpoint, optim, parallel, presets, sharding, terminal, workdirs
 from tljax import plan as plan_lib
 from tljax.config import Config
-from tljax.consistency import check_steps, check_unfreezing
+from tljax.consistency import check_dealing, check_steps, check_unfreezing
 from tljax.data import examples, sources, transforms
 from tljax.data.examples import Storage
 from tljax.data.splits import Source
@@ -189,7 +189,8 @@ def prepare(
             f"config.data.batch_size = {batch_size}, but there are {num_images} "
             "training images (0 takes them all)"
         )
-    parallel.check_batch_size(batch_size, mesh)
+    parallel.check_batch_size(batch_size, mesh, num_images)
+    check_dealing(config, batch_size, mesh.size)
     config = with_steps(config, num_images, batch_size)
     if workdir is not None:
         saved = find_saved(workdir)

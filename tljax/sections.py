@@ -337,4 +337,6 @@ class Gan:
         "classifier whose features and classes measure samples: run:WORKDIR, or a "
         "file of Inception weights for FID and KID, inception:PATH.pth",
     )
-    num_samples: int = setting(1000, "samples that are measured", low=2)
+    num_samples: int = setting(
+        1000, "samples that are measured, which takes neighbours of each", low=4
+    )

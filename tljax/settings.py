@@ -24,7 +24,7 @@ def setting(
     """Returns a dataclass field with documentation and the values it allows.
 
     Bounds hold for each number of a tuple. A `free` field may change when a run is
-    resumed: it does not change the weights.
+    resumed: it changes the weights by rounding, if at all.
     """
     rules = {"low": low, "above": above, "high": high, "below": below}
     choices = tuple(choices) if choices is not None else None

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -14,6 +12,8 @@ import jax
 from tljax import (
     batch_norm,
     checkpoint,
+    host_memory,
+    memory,
     parallel,
     plan_table,
     processes,
@@ -26,10 +26,9 @@ from tljax.batches import open_splits, stored_images, train_batches
 from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data.examples import Examples
-from tljax.errors import RunError
 from tljax.judge import Judge, show_classes
 from tljax.metrics import Recorder, Speed, is_due, open_writer
-from tljax.programs import Programs, check_memory, compile_steps
+from tljax.programs import Programs, compile_steps, lower_train_step
 from tljax.recalibrate import recalibrate
 from tljax.run import Run, call_lengths, load_given, prepare
 from tljax.signals import stop_request
@@ -63,7 +62,10 @@ def train_and_evaluate(
             if config.pretrain is not None:
                 stopwatch.lap("pretraining")
             # A thread compiles the steps while weights and images are made ready.
-            with closing(compile_steps(run, run.first_step)) as programs, enough(run):
+            with (
+                closing(compile_steps(run, run.first_step)) as programs,
+                enough(run, programs),
+            ):
                 result = train(run, programs, workdir, stopwatch)
             write_result(workdir, result)
         if config.baseline and "baseline" not in result:
@@ -90,7 +92,7 @@ def hold(workdir: Path, config: Config) -> Iterator[None]:
 
 
 @contextmanager
-def enough(run: Run) -> Iterator[None]:
+def enough(run: Run, programs: Programs) -> Iterator[None]:
     """Raises RunError in place of JAX's error where a device has no memory left."""
     try:
         yield
@@ -98,11 +100,7 @@ def enough(run: Run) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).split("\n")[0]
-        raise RunError(
-            f"no memory is left on the device, with config.data.batch_size = "
-            f"{run.batch_size} of images of {run.image_shape[0]} px; take a smaller "
-            f"batch: {reason}"
-        ) from None
+        raise memory.none_left(run, programs.compiled(), reason) from None
 
 
 def write_result(workdir: Path, result: dict[str, Any]) -> None:
@@ -118,6 +116,7 @@ def with_pretraining(run: Run, workdir: Path) -> Run:
     """
     if run.config.pretrain is None or run.saved is not None:
         return run
+    lower_train_step(run, run.plan.phases[0])  # What is wrong with it ends the run now.
     train_and_evaluate(run.config.pretrain, workdir / "pretrain")
     given = load_given(run.config, run.source, workdir / "pretrain")
     return run._replace(given=given)
@@ -150,12 +149,12 @@ def train(
     splits = open_splits(run, terminal)
     skipped = splits["train"].skipped
     stopwatch.lap("data")
+    first_program = programs.train_steps[run.plan.phase_of(start.step).start]
+    first_program.wait()  # Before a judge is trained for it.
+    stopwatch.lap("waiting")
     judge = make_judge(run, splits["train"], workdir)
     if judge is not None:
         stopwatch.lap("judge")
-    first_program = programs.train_steps[run.plan.phase_of(start.step).start]
-    check_memory(run, first_program.wait())
-    stopwatch.lap("waiting")
     speed = Speed(run.batch_size)
     with (
         closing(open_writer(workdir, terminal, start.step)) as writer,
@@ -187,7 +186,7 @@ def train(
                 speed.start(step)
                 now = plan_table.names(run, phase)
                 terminal.say(f"from step {step + 1} on, what trains: {now}")
-            train_steps = programs.train_steps[phase.start]
+            train_steps = programs.step(phase)
             state, metrics = train_steps(state, next(batches), stored)
             if step == start.step:
                 jax.block_until_ready(metrics)
@@ -207,11 +206,7 @@ def train(
             recorder.flush()  # Up to this step, everything is finite now.
             val = {}
             if eval_due:
-                val = flat(evaluate(run, programs, judge, state, splits["val"]))
-                writer.write(step, "val", val)
-                writer.show(step, draw(run, programs, state, splits["val"]))
-                name, sign = run.task.SCORE
-                val["score"] = sign * val[name]
+                val = validate_at(step, run, programs, judge, state, splits, writer)
                 validations.append([step, val["score"]])
             wanted = save_due or checkpoints.is_best(val)
             if wanted or stop:
@@ -231,11 +226,7 @@ def train(
             step, state = best_step, go_back(run, checkpoints, best_step)
             terminal.say(f"back to step {step}, the best in validation")
         stop.check(step)
-        # The test split is seen once, when nothing can be chosen by it any more.
-        split = run.source.result_split()
-        result = evaluate(run, programs, judge, state, splits[split])
-        if split == "test":
-            writer.write(step, split, flat(result))
+        result = final_result(step, run, programs, judge, state, splits, writer)
         if judge is not None and processes.is_first():
             show_classes(judge, run, result, workdir / "pictures" / "classes.png")
         stop.check(step)
@@ -244,11 +235,51 @@ def train(
         "step": step,
         **result,
         "skipped": skipped.reasons,
-        "host_memory_mb": host_memory_mb(),
+        "host_memory_mb": host_memory.peak() / 1e6,
         "images_per_second": speed.mean(),
         "compile_seconds": programs.seconds,
         "best_step": best_step,
     }
+
+
+def validate_at(
+    step: int,
+    run: Run,
+    programs: Programs,
+    judge: Judge | None,
+    state: TrainState,
+    splits: dict[str, Examples],
+    writer: Any,
+) -> dict[str, float]:
+    """Returns what a state is worth in validation; writes it, and draws pictures.
+
+    "score" among it tells the best step, which has the most.
+    """
+    found = flat(evaluate(run, programs, judge, state, splits["val"]))
+    writer.write(step, "val", found)
+    writer.show(step, draw(run, programs, state, splits["val"]))
+    name, sign = run.task.SCORE
+    return found | {"score": sign * found[name]}
+
+
+def final_result(
+    step: int,
+    run: Run,
+    programs: Programs,
+    judge: Judge | None,
+    state: TrainState,
+    splits: dict[str, Examples],
+    writer: Any,
+) -> dict[str, Any]:
+    """Returns what a state is worth on the test split, or the one in its place.
+
+    The test is seen once, when nothing can be chosen by it any more.
+    """
+    split = run.source.result_split()
+    result = evaluate(run, programs, judge, state, splits[split])
+    if split == "test":
+        writer.write(step, split, flat(result))
+    return result
 
 
 def describe_shares(run: Run, state: TrainState) -> str:
@@ -257,7 +288,7 @@ def describe_shares(run: Run, state: TrainState) -> str:
     share = sharding.bytes_on_a_device(state, run.placements(state))
     return (
         f"of the state, {whole / 1e6:,.1f} MB, each of {run.mesh.size} devices holds "
-        f"{share / 1e6:,.1f} MB"
+        f"{share / 1e6:,.1f} MB, {share / whole:.0%}"
     )
 
 
@@ -302,12 +333,6 @@ def go_back(run: Run, checkpoints: Checkpoints, step: int) -> TrainState:
     state = checkpoint.restore(folder, wanted, run.placements(wanted))
     checkpoints.go_back(step)
     return state
-
-
-def host_memory_mb() -> float:
-    """Returns the most memory that this process has held, in 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def describe_result(run: Run, start: Start) -> dict[str, Any]:

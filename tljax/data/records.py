@@ -138,8 +138,8 @@ def open_source(builder: Any, slices: str, image_key: str) -> Any:
     decoders = {image_key: tfds.decode.SkipDecoding()}
     try:
         return builder.as_data_source(split=slices, decoders=decoders)
-    # TFDS's ways to say that nothing is there, and that it is in another format.
-    except (AssertionError, NotImplementedError):
+    # TFDS's way to say that nothing is there, or that it is in another format.
+    except NotImplementedError:
         chosen = builder.builder_config
         name = f"{builder.name}/{chosen.name}" if chosen else builder.name
         raise DataError(

@@ -54,7 +54,7 @@ def load_run(workdir: str, model: str, entry: str) -> Weights:
     The entry "ema" is their moving average. Raises ConfigError where there is none,
     CheckpointError where it is damaged.
     """
-    folder = checkpoint.latest(Path(workdir).absolute() / "checkpoints")
+    folder = checkpoint.latest(as_path("run", workdir) / "checkpoints")
     if folder is None:
         raise ConfigError(f"weights 'run:{workdir}': there is no checkpoint there")
     meta = checkpoint.read_meta(folder)
@@ -125,15 +125,20 @@ def load_file(place: str, model: str, entry: str) -> Weights:
     as torchvision names it, the catalog does, and its hash is checked. For any other
     the model is the one whose names and shapes it has, and the transform ImageNet's.
     """
-    try:
-        path = Path(place).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"weights 'file:{place}': {error}") from None
+    path = as_path("file", place)
     published = catalog.entries().get(path.name)
     if published is not None:
         state = files.read(path, entry, published.hash_prefix)
         return from_state_dict(state, model, f"file:{place}", published)
     return from_state_dict(files.read(path, entry), model, f"file:{place}")
+
+
+def as_path(kind: str, place: str) -> Path:
+    """Returns the absolute path of weights, "~" being a home that there must be."""
+    try:
+        return Path(place).expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"weights '{kind}:{place}': {error}") from None
 
 
 def load_torchvision(name: str, model: str, entry: str) -> Weights:

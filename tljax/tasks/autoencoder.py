@@ -32,6 +32,8 @@ from tljax.tasks.update import descend
 
 # The metric that tells the best step, and its sign.
 SCORE = ("psnr", +1)
+# Noises whose level is a share of the pixels.
+SHARES = ("masking", "salt_and_pepper")
 
 
 def create_model(
@@ -77,6 +79,11 @@ def check(config, image_shape: tuple[int, int, int]) -> None:
                 f"config.autoencoder.{field} = {value} is of {' and '.join(names)}; "
                 f"with config.model.name = {name!r} it must be 0"
             )
+    if settings.noise in SHARES and settings.noise_level > 1:
+        raise ConfigError(
+            f"config.autoencoder.noise_level = {settings.noise_level} must be at most "
+            f"1 with noise = {settings.noise!r}: it is a share of the pixels"
+        )
     if settings.mask_ratio and settings.kl_weight:
         raise ConfigError(
             f"config.autoencoder.kl_weight = {settings.kl_weight} must be 0 where "
