@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tljax import parallel
 from tljax.models import lowering
-from tljax.models.lowering import choice, forms, mode, winograd
+from tljax.models.lowering import choice, forms, mode, parts, winograd
 from tljax.models.lowering.convolution import trimmed
 from tljax.models.lowering.forms import Window
 
@@ -274,21 +274,39 @@ def test_the_first_row_that_holds_is_taken():
     assert choice.choose(choice.FORWARD, tiny) is forms.forward_patches
 
 
-@pytest.mark.parametrize("at_once", [1, 600, 10**6])
-def test_winograds_form_of_a_batch_in_parts_on_many_devices(at_once, monkeypatch):
-    """Of 8 images, one, two or all at a time; `vmap` on top is that of XLA's own."""
-    monkeypatch.setattr(winograd, "AT_ONCE", at_once)
-    images, kernel, _ = draw("3", batch=8)
-    window, extents = WINDOWS["3"][2], images.shape[1:3]
-    parts = {1: 1, 600: 2, 10**6: 8}
-    assert winograd.part_of(8, extents, images.shape[-1]) == parts[at_once]
+PARTED = {
+    "3": (winograd.forward_winograd, winograd.weights_winograd),
+    "3/2": (forms.forward_patches, forms.weights_patches),
+}
 
-    expected = forms.forward_xla(images, kernel, window)
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+@pytest.mark.parametrize("name", PARTED)
+def test_batches_in_parts_on_many_devices(name, size, monkeypatch):
+    """Of 8 images, one, two or all at a time; `vmap` on top is that of XLA's own."""
+    monkeypatch.setattr(parts, "size_of", lambda batch, values: size)
+    images, kernel, outputs = draw(name, batch=8)
+    window = WINDOWS[name][2]
     mesh = parallel.create_mesh("", 4)
     divided = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
-    form = functools.partial(winograd.forward_winograd, window=window)
-    close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
-    close(jax.jit(form)(divided, kernel), expected)
-    kernels = np.stack([kernel, 2 * kernel])
-    both = jax.vmap(form, (None, 0))
-    close(both(images, kernels), np.stack([expected, 2 * expected]))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5)
+    forward, weights = PARTED[name]
+
+    forward = functools.partial(forward, window=window)
+    expected = forms.forward_xla(images, kernel, window)
+    close(jax.jit(forward)(divided, kernel), expected)
+    both = jax.vmap(forward, (None, 0))(images, np.stack([kernel, 2 * kernel]))
+    close(both, np.stack([expected, 2 * expected]))
+
+    weights = functools.partial(weights, window=window, shape=kernel.shape)
+    expected = forms.weights_xla(images, outputs, window, kernel.shape)
+    close(jax.jit(weights)(divided, outputs), expected)
+    close(jax.vmap(weights)(images[None], outputs[None])[0], expected)
+
+
+def test_a_part_is_a_divisor_of_the_batch(monkeypatch):
+    monkeypatch.setattr(parts, "AT_ONCE", 100)
+    found = {
+        (b, n): parts.size_of(b, n) for b, n in [(8, 10), (9, 20), (7, 20), (4, 999)]
+    }
+    assert found == {(8, 10): 8, (9, 20): 3, (7, 20): 1, (4, 999): 1}

@@ -6,11 +6,14 @@ linear in both arguments, and its two transposes are the other two.
 """
 
 import itertools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from tljax.models.lowering import parts
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -144,7 +147,13 @@ def weights_patches(
     images: jax.Array, outputs: jax.Array, window: Window, shape
 ) -> jax.Array:
     """Returns the gradient of the kernel as patches times outputs."""
-    return contract_pixels(patches_of(images, window), outputs).reshape(shape)
+
+    def contribute(images: jax.Array, outputs: jax.Array) -> jax.Array:
+        return contract_pixels(patches_of(images, window), outputs)
+
+    values = math.prod((*window.extents(images.shape), *shape[:3]))
+    size = parts.size_of(len(images), values)
+    return parts.summed(contribute, images, outputs, size).reshape(shape)
 
 
 def patches_of(images: jax.Array, window: Window) -> jax.Array:

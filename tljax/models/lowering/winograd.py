@@ -6,18 +6,16 @@ axes, each of a tile's 16 places is a product of its own over channels, so that 
 convolution is 16 products of matrices. Rounding errors are a few times those of the
 other forms. Odd extents cost as much as the next even ones.
 
-A tile's transform has four times the values of the images: what is transformed at a
-time is kept small enough for the caches.
+Tiles, transformed, have four times the values of the images, and so are made of parts
+of a batch.
 """
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tljax.models.lowering import parts
 from tljax.models.lowering.forms import Window
-
-# The most values of transformed tiles at a time: 8 MB of float32.
-AT_ONCE = 2**21
 
 
 def fits(window: Window) -> bool:
@@ -54,18 +52,29 @@ def convolved(images, transformed, axis: int, window: Window) -> jax.Array:
         places = per_place(tiles, transformed, contracted=(2, axis - 1))
         return to_outputs(places.reshape(4, 4, *tiles.shape[2:5], -1), extents)
 
-    size = part_of(len(images), extents, images.shape[-1])
-    return by_parts(convolve, images, size).astype(images.dtype)
+    size = part_of(images, extents)
+    return parts.by_parts(convolve, images, size).astype(images.dtype)
 
 
 def weights_winograd(
     images: jax.Array, outputs: jax.Array, window: Window, shape
 ) -> jax.Array:
     """Returns the gradient [3, 3, cin, cout] = `shape` of the kernel."""
-    tiles = of_images(widened(images), window)
-    gradients = of_outputs(widened(outputs))
-    places = per_place(tiles, gradients, contracted=(1, 1))
+
+    def contribute(images: jax.Array, outputs: jax.Array) -> jax.Array:
+        tiles = of_images(widened(images), window)
+        gradients = of_outputs(widened(outputs))
+        return per_place(tiles, gradients, contracted=(1, 1))
+
+    size = part_of(images, window.extents(images.shape))
+    places = parts.summed(contribute, images, outputs, size)
     return to_kernel(places.reshape(4, 4, *shape[2:])).astype(images.dtype)
+
+
+def part_of(images: jax.Array, extents: tuple[int, int]) -> int:
+    """Returns how many images are transformed at a time."""
+    tiles = -(-extents[0] // 2) * -(-extents[1] // 2)
+    return parts.size_of(len(images), 16 * tiles * images.shape[-1])
 
 
 def per_place(a: jax.Array, b: jax.Array, contracted: tuple[int, int]) -> jax.Array:
@@ -143,36 +152,6 @@ def to_kernel(places: jax.Array) -> jax.Array:
         return jnp.stack([a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d], axis)
 
     return along(along(places, 0), 1)
-
-
-# Parts of a batch.
-
-
-def part_of(batch: int, extents: tuple[int, int], channels: int) -> int:
-    """Returns how many images are transformed at a time: a divisor of the batch."""
-    tiles = -(-extents[0] // 2) * -(-extents[1] // 2)
-    most = max(1, AT_ONCE // (16 * tiles * channels))
-    return max(n for n in range(1, min(batch, most) + 1) if batch % n == 0)
-
-
-def by_parts(function, images: jax.Array, size: int) -> jax.Array:
-    """Returns function(images), of `size` images [b, h, w, c] at a time.
-
-    A part takes images that lie apart: of a batch that is divided between devices,
-    each then has some images of every part.
-    """
-    if size == len(images):
-        return function(images)
-    parts = images.reshape(size, -1, *images.shape[1:])
-    like = jax.eval_shape(function, parts[:, 0])
-
-    def add(number: jax.Array, found: jax.Array) -> jax.Array:
-        part = lax.dynamic_index_in_dim(parts, number, 1, keepdims=False)
-        return lax.dynamic_update_index_in_dim(found, function(part), number, 1)
-
-    found = jnp.zeros((size, parts.shape[1], *like.shape[1:]), like.dtype)
-    found = lax.fori_loop(0, parts.shape[1], add, found)
-    return found.reshape(-1, *like.shape[1:])
 
 
 def widened(x: jax.Array) -> jax.Array:
