@@ -38,7 +38,7 @@ def digits() -> dict[str, np.ndarray]:
 WORKS = {
     "digits_classifier": Work(model="resnet18", width=16, stem="small"),
     "tied_autoencoder": Work(task="autoencoder", model="tied_autoencoder"),
-    "dense_gan": Work(task="gan", model="dense_gan", width=32),
+    "dense_gan": Work(task="gan", model="dense_gan", width=16, latent=16),
     "dcgan": Work(task="gan", model="dcgan", width=32),
 }
 
@@ -99,9 +99,9 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_list("models", list(MODELS), "to compare", flag_values=values)
     command.define_numbers(
         values,
-        steps_per_call=(50, "steps that one call of ours makes"),
-        repeats=(7, "turns of each side"),
-        calls=(3, "that count, in a turn"),
+        steps_per_call=(500, "steps that one call of ours makes"),
+        repeats=(5, "turns of each side"),
+        calls=(1, "that count, in a turn"),
         torch_threads=(os.cpu_count(), "of PyTorch, which is tried with one too"),
     )
 

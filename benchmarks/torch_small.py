@@ -46,7 +46,7 @@ def create_dense_gan(work: Work) -> tuple[nn.Module, nn.Module]:
     """Returns generator and discriminator of linear layers."""
     units, pixels = 4 * work.width, work.image_size**2 * work.channels
     generator = nn.Sequential(
-        nn.Linear(settings(work).gan.latent, units, bias=False),
+        nn.Linear(work.latent, units, bias=False),
         nn.BatchNorm1d(units),
         nn.ReLU(),
         nn.Linear(units, units, bias=False),
@@ -69,7 +69,7 @@ def create_dense_gan(work: Work) -> tuple[nn.Module, nn.Module]:
 
 def create_dcgan(work: Work) -> tuple[nn.Module, nn.Module]:
     """Returns DCGAN's generator and discriminator for images of 8 px."""
-    width, latent = work.width, settings(work).gan.latent
+    width, latent = work.width, work.latent
     generator = nn.Sequential(
         nn.Linear(latent, 16 * 2 * width, bias=False),
         nn.Unflatten(1, (2 * width, 4, 4)),
@@ -95,7 +95,7 @@ def create_dcgan(work: Work) -> tuple[nn.Module, nn.Module]:
 
 def make_gan(work: Work, batches: Iterator) -> Callable[[], None]:
     """Returns a step of both networks of a GAN, the discriminator's first."""
-    latent = settings(work).gan.latent
+    latent = work.latent
     create = {"dense_gan": create_dense_gan, "dcgan": create_dcgan}[work.model]
     generator, discriminator = create(work)
     for_generator = make_optimizer(generator.parameters())

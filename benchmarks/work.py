@@ -16,7 +16,8 @@ class Work(NamedTuple):
     """What is to be done, by the flags of `benchmarks.throughput`.
 
     `devices` is a platform or "", `num_devices` 0 for all; `input` says where batches
-    come from: "device", of images that lie there, or "host", sent one ahead.
+    come from: "device", of images that lie there, or "host", sent one ahead; `latent`
+    is a GAN's.
     """
 
     task: str = "classification"
@@ -32,6 +33,7 @@ class Work(NamedTuple):
     input: str = "device"
     stem: str = "standard"
     width: int = 64
+    latent: int = 64
     channels: int = 3
     num_classes: int = 1000
 
@@ -62,10 +64,10 @@ def settings(work: Work) -> ConfigDict:
                 "patch_size": 0, "kl_weight": 0.0,
             },
             "gan": {
-                "latent": 64, "loss": "hinge", "gradient_penalty": 10.0, "r1": 0.0,
-                "spectral_norm": False, "conditional": False, "discriminator_steps": 1,
-                "discriminator_rate": 1.0, "augment": (), "judge": "",
-                "num_samples": 1000,
+                "latent": work.latent, "loss": "hinge", "gradient_penalty": 10.0,
+                "r1": 0.0, "spectral_norm": False, "conditional": False,
+                "discriminator_steps": 1, "discriminator_rate": 1.0, "augment": (),
+                "judge": "", "num_samples": 1000,
             },
             "loss": {
                 "name": "cross_entropy", "focal_gamma": 2.0, "label_smoothing": 0.0,
