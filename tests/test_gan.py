@@ -240,6 +240,13 @@ def test_interpolation_keeps_the_length_of_latents(key):
     np.testing.assert_allclose(found[:, 3], halves, atol=0.1)
 
 
+def test_latents_that_point_one_way_have_a_line_between_them():
+    """As any two of a single number: there is no arc to follow."""
+    ends = jnp.array([[1.0], [1.0]]), jnp.array([[2.0], [-1.0]])
+    found = samples.interpolate(*ends, 3)[..., 0]
+    np.testing.assert_allclose(found, [[1, 1.5, 2], [1, 0, -1]], atol=1e-6)
+
+
 def judge(objective, model, config, state, batch):
     """Returns (loss, statistics, metrics) of a network on a batch, compiled."""
 

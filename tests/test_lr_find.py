@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tljax import lr_find, plan, programs
-from tljax.config import Data, Optim, Plan
+from tljax.config import Data, Gan, Model, Optim, Plan
 from tljax.entry import run_command
 from tljax.lr_find import Curve
 from tljax.plan import Row
@@ -105,6 +105,12 @@ def test_only_what_trains_in_the_first_phase_moves(tiny_config, tmp_path, capsys
     phase = plan.resolve(rows, ["fc/kernel", "conv1/kernel"]).phases[0]
     assert phase.trained == {"row0": ("fc/kernel",)}
     assert "learning rate" in capsys.readouterr().out
+
+
+def test_networks_without_labels_have_their_own_optimisers(tiny_config, tmp_path):
+    model = Model(name="dense_gan", width=2)
+    config = tiny_config(task="gan", model=model, gan=Gan(latent=4))
+    assert lr_find.find(config, tmp_path, 1e-5, 1e-3, 4)["updates"] == 4
 
 
 def test_statistics_are_recalibrated_as_they_are_for_the_run(tiny_config, tmp_path):

@@ -189,7 +189,7 @@ def test_numbers_that_are_not_finite_end_a_gan(generated, tmp_path):
         ),
         (
             lambda: gan_run(model=Model(name="resnet18")),
-            "'resnet18' is no model of config.task = 'gan'; choose from: dcgan",
+            "'resnet18' is no model of config.task = 'gan'; choose from: dense_gan",
         ),
         (
             lambda: gan_run(pretrained="run:/x"),
