@@ -34,7 +34,7 @@ def keep_memory() -> bool:
     library = ctypes.CDLL(None)
     settings = {
         MMAP_MAX: 0,  # Nothing has a mapping of its own, which would be unmapped.
-        TRIM_THRESHOLD: 2**31 - 1,  # The top of the heap is kept.
+        TRIM_THRESHOLD: -1,  # The top of the heap is kept, of whatever size.
         TOP_PAD: 64 << 20,  # It grows by so much at once.
         ARENA_MAX: 1,  # What one thread frees another can use.
     }

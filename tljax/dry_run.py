@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from tljax import judge, parallel, plan_table, sharding
 from tljax.config import Config
-from tljax.errors import ConfigError
 from tljax.programs import compile_steps
 from tljax.run import Run, prepare
 
@@ -36,14 +35,8 @@ def dry_run(config: Config) -> None:
 
 def check_judge(run: Run) -> None:
     """Raises RunError where the judge of a GAN, being there, cannot be opened."""
-    place = run.config.gan.judge
-    if run.config.task != "gan" or run.config.judge is not None:
-        return
-    kind, _, path = place.partition(":")
-    if kind not in judge.OPENERS or not path:
-        forms = " or ".join(judge.FORMS)
-        raise ConfigError(f"config.gan.judge = {place!r} must be {forms}")
-    judge.OPENERS[kind](path, run)
+    if run.config.task == "gan" and run.config.judge is None:
+        judge.open_network(run.config.gan.judge, run)
 
 
 def print_model(run: Run) -> None:

@@ -56,10 +56,7 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     """
     config = run.config
     place = config.gan.judge if config.judge is None else f"run:{workdir / 'judge'}"
-    kind, _, path = place.partition(":")
-    if kind not in OPENERS or not path:
-        raise ConfigError(f"config.gan.judge = {place!r} must be {' or '.join(FORMS)}")
-    name, see, variables = OPENERS[kind](path, run)
+    name, see, variables = open_network(place, run)
     size, crop = run.batch_size, run.transform.crop
     images = jax.ShapeDtypeStruct((size, crop, crop, run.source.channels), jnp.uint8)
     look, _ = parallel.compile_step(see, variables, images, mesh=run.mesh)
@@ -79,6 +76,17 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     judge = Judge(name, look, sample, size, asked, np.zeros(()), counts)
     real, _ = look_at(judge, real_images(run, split), len(labels), run.mesh)
     return judge._replace(real=real)
+
+
+def open_network(place: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
+    """Returns the name of the network at a place, `see(variables, images)`, variables.
+
+    Raises ConfigError for one that is not there, or cannot look at a run's images.
+    """
+    kind, _, path = place.partition(":")
+    if kind not in OPENERS or not path:
+        raise ConfigError(f"config.gan.judge = {place!r} must be {' or '.join(FORMS)}")
+    return OPENERS[kind](path, run)
 
 
 def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:

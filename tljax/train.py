@@ -253,13 +253,14 @@ def validate_at(
 ) -> dict[str, float]:
     """Returns what a state is worth in validation; writes it, and draws pictures.
 
-    "score" among it tells the best step, which has the most.
+    "score" among it tells the best step, which has the most: that of the average of the
+    weights, where one is kept.
     """
     found = flat(evaluate(run, programs, judge, state, splits["val"]))
     writer.write(step, "val", found)
     writer.show(step, draw(run, programs, state, splits["val"]))
     name, sign = run.task.SCORE
-    return found | {"score": sign * found[name]}
+    return found | {"score": sign * found.get(f"ema_{name}", found[name])}
 
 
 def final_result(
