@@ -269,28 +269,31 @@ def test_the_first_row_that_holds_is_taken():
     large = choice.Case((8, 56, 56, 64), (3, 3, 64, 64), window)
     thin = choice.Case((8, 56, 56, 32), (3, 3, 32, 32), window)
     tiny = choice.Case((32, 2, 2, 512), (3, 3, 512, 512), window)
-    assert choice.choose(choice.FORWARD, large) is winograd.forward_winograd
+    odd = choice.Case((8, 14, 14, 256), (3, 3, 256, 256), window)
+    assert choice.choose(choice.FORWARD, large) is winograd.forward_winograd4
+    assert choice.choose(choice.FORWARD, odd) is winograd.forward_winograd2
     assert choice.choose(choice.FORWARD, thin) is forms.forward_xla
     assert choice.choose(choice.FORWARD, tiny) is forms.forward_patches
 
 
 PARTED = {
-    "3": (winograd.forward_winograd, winograd.weights_winograd),
-    "3/2": (forms.forward_patches, forms.weights_patches),
+    "by 2x2": ("3", winograd.forward_winograd2, winograd.weights_winograd2),
+    "by 4x4": ("3", winograd.forward_winograd4, winograd.weights_winograd4),
+    "patches": ("3/2", forms.forward_patches, forms.weights_patches),
 }
 
 
 @pytest.mark.parametrize("size", [1, 2, 8])
-@pytest.mark.parametrize("name", PARTED)
-def test_batches_in_parts_on_many_devices(name, size, monkeypatch):
+@pytest.mark.parametrize("form", PARTED)
+def test_batches_in_parts_on_many_devices(form, size, monkeypatch):
     """Of 8 images, one, two or all at a time; `vmap` on top is that of XLA's own."""
-    monkeypatch.setattr(parts, "size_of", lambda batch, values: size)
+    monkeypatch.setattr(parts, "size_of", lambda batch, *values: size)
+    name, forward, weights = PARTED[form]
     images, kernel, outputs = draw(name, batch=8)
     window = WINDOWS[name][2]
     mesh = parallel.create_mesh("", 4)
     divided = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5)
-    forward, weights = PARTED[name]
 
     forward = functools.partial(forward, window=window)
     expected = forms.forward_xla(images, kernel, window)

@@ -14,9 +14,12 @@ from jax import lax
 AT_ONCE = 2**21
 
 
-def size_of(batch: int, values: int) -> int:
-    """Returns the images of a part, a divisor of the batch, with `values` of each."""
-    most = max(1, AT_ONCE // values)
+def size_of(batch: int, values: int, kept: int = 0) -> int:
+    """Returns the images of a part, a divisor of the batch, with `values` of each.
+
+    Where a sum of `kept` values is added to, parts are no smaller than that.
+    """
+    most = max(1, max(AT_ONCE, kept) // values)
     return max(n for n in range(1, min(batch, most) + 1) if batch % n == 0)
 
 
