@@ -34,6 +34,7 @@ def assert_close(found, expected, rtol=2e-4, atol=2e-5):
 def written_out(model, state, batch, steps, rate):
     """Returns the variables after a step of sgd with hinge losses, as in the papers."""
     key = jax.random.fold_in(state.key, state.step)
+    _, of_generator, *of_discriminator = jax.random.split(key, (steps + 2, 4))
     images = batch["image"].astype(np.float32) / 127.5 - 1
     parts = np.split(images, steps), np.split(batch["label"], steps)
     policy = ("translation",)
@@ -55,9 +56,7 @@ def written_out(model, state, batch, steps, rate):
         return *jnp.split(logits, 2), new
 
     for n, (real, labels) in enumerate(zip(*parts, strict=True)):
-        z_key, real_key, fake_key, _ = jax.random.split(
-            jax.random.fold_in(key, 3 + n), 4
-        )
+        z_key, real_key, fake_key, _ = of_discriminator[n]
         z = jax.random.normal(z_key, (len(real), model.latent))
         fake, _ = run("generate", "generator", params["generator"], z, labels)
         real = diff_augment.augment(real_key, real, policy, unit)
@@ -74,7 +73,7 @@ def written_out(model, state, batch, steps, rate):
         )
         stats["discriminator"] = new
 
-    z_key, real_key, fake_key = jax.random.split(jax.random.fold_in(key, 2), 3)
+    z_key, real_key, fake_key, _ = of_generator
     unseen = np.split(images, steps)[-1]
     real = diff_augment.augment(real_key, unseen, policy, unit)
     z = jax.random.normal(z_key, (len(real), model.latent))
@@ -253,10 +252,10 @@ def judge(objective, model, config, state, batch):
     @jax.jit
     def of(variables, batch):
         real = batch["image"] / jnp.float32(127.5) - 1
+        keys = jax.random.split(jax.random.key(1), objectives.KEYS)
         loss, (batch_stats, metrics) = objective(
-            jax.random.key(1), variables, real, batch["label"], model, Transform(),
-            config,
-        )  # fmt: skip
+            keys, variables, real, batch["label"], model, Transform(), config
+        )
         return loss, batch_stats, metrics
 
     return of(state.variables, batch)

@@ -167,21 +167,24 @@ def train_step(
     """
     steps = config.gan.discriminator_steps
     key = devices.own(jax.random.fold_in(state.key, state.step))
-    images, _ = classification.see(
-        key, batch, model.num_classes, transform, config.data.augment
+    # At once: each split of a key takes a small GAN on a CPU longer than a layer.
+    (see_key, *_), of_generator, *of_discriminator = jax.random.split(
+        key, (steps + 2, objectives.KEYS)
     )
-    # `see` splits the key in two, which are its folds 0 and 1.
-    generator_key, *keys = (jax.random.fold_in(key, 2 + n) for n in range(steps + 1))
+    images, _ = classification.see(
+        see_key, batch, model.num_classes, transform, config.data.augment
+    )
     update = functools.partial(
         update_network, phase=phase, model=model, transform=transform, config=config
     )
     # No scan: on CPUs, XLA's gradients of convolutions are slow in loops.
-    for n, (real, labels) in enumerate(deal(images, batch["label"], steps)):
+    dealt = deal(images, batch["label"], steps)
+    for keys, (real, labels) in zip(of_discriminator, dealt, strict=True):
         state, told, norm = update(
-            objectives.discriminator, "discriminator", tx, state, keys[n], real, labels
+            objectives.discriminator, "discriminator", tx, state, keys, real, labels
         )
     state, made, generator_norm = update(
-        objectives.generator, "generator", tx, state, generator_key, real, labels
+        objectives.generator, "generator", tx, state, of_generator, real, labels
     )
     ema = state.ema
     trained = plan_lib.split(state.params, phase)
@@ -217,7 +220,7 @@ def update_network(
     network: str,
     tx: Optimizers,
     state: TrainState,
-    key: jax.Array,
+    keys: jax.Array,
     real: jax.Array,
     labels: jax.Array,
     *,
@@ -240,7 +243,7 @@ def update_network(
     def loss_fn(trained):
         params = plan_lib.join(state.params, trained)
         variables = {"params": params, "batch_stats": state.batch_stats}
-        return objective(key, variables, real, labels, model, transform, config)
+        return objective(keys, variables, real, labels, model, transform, config)
 
     trained, opt_state, (_, (batch_stats, metrics)), grads = take_step(
         part(plan_lib.split(state.params, phase), network),

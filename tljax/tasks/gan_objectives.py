@@ -1,7 +1,7 @@
 """What generator and discriminator minimise, as functions of the variables of both.
 
-Each takes a key, the variables, real images [b, h, w, c] normalised, with their labels
-[b], and returns a scalar with (statistics of both networks, metrics).
+Each takes `KEYS` keys, the variables, real images [b, h, w, c] normalised, with their
+labels [b], and returns a scalar with (statistics of both networks, metrics).
 """
 
 import jax
@@ -13,6 +13,9 @@ from tljax.tasks import adversarial, diff_augment
 from tljax.tasks.adversarial import LOSSES
 from tljax.tasks.gan_networks import discriminate, generate, tell_apart
 
+# Of latents, the augmentation of real and of generated images, and points between them.
+KEYS = 4
+
 
 def penalised(gan) -> bool:
     """Returns whether the loss of `config.gan` has a gradient penalty."""
@@ -20,11 +23,11 @@ def penalised(gan) -> bool:
 
 
 def discriminator(
-    key, variables, real, labels, model: GAN, transform: Transform, config
+    keys, variables, real, labels, model: GAN, transform: Transform, config
 ):
     """Returns what the discriminator minimises, and (statistics, metrics)."""
     gan, loss_of = config.gan, LOSSES[config.gan.loss]
-    z_key, real_key, fake_key, line_key = jax.random.split(key, 4)
+    z_key, real_key, fake_key, line_key = keys
     z = jax.random.normal(z_key, (len(real), model.latent))
     fake, _ = generate(variables, z, labels, model, transform, train=True)
     unit = diff_augment.unit_of(transform)
@@ -56,9 +59,9 @@ def discriminator(
     return loss, (batch_stats, metrics)
 
 
-def generator(key, variables, real, labels, model: GAN, transform: Transform, config):
+def generator(keys, variables, real, labels, model: GAN, transform: Transform, config):
     """Returns what the generator minimises, and (statistics, metrics)."""
-    z_key, real_key, fake_key = jax.random.split(key, 3)
+    z_key, real_key, fake_key, _ = keys
     z = jax.random.normal(z_key, (len(real), model.latent))
     fake, batch_stats = generate(variables, z, labels, model, transform, train=True)
     unit = diff_augment.unit_of(transform)
