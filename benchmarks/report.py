@@ -50,10 +50,10 @@ def files_of(place: str) -> list[Path]:
 def row(line: Line) -> list[Any]:
     """Returns the cells of a line, empty where it does not say."""
     time, memory = line.get("step_time_ms"), line.get("peak_memory_bytes")
-    cores = line.get("hardware", {}).get("cores")
-    device = line.get("device", "")
-    if device == "cpu" and cores:
-        device = f"{cores} cores of an {line['hardware']['cpu']}"
+    hardware, device = line.get("hardware", {}), line.get("device", "")
+    if device == "cpu" and "cores" in hardware:
+        device = f"{hardware['cores']} cores of an {hardware['cpu']}"
+        device += f", {hardware['vectors']}" if hardware.get("vectors") else ""
     return [
         results.label_of(line),
         line.get("images_per_second", ""),

@@ -19,7 +19,7 @@ KEY = (
     "num_steps", "labels_per_class", "shapes", "looped",
 )  # fmt: skip
 # And on which machine.
-HARDWARE = ("cpu", "cores")
+HARDWARE = ("cpu", "vectors", "cores")
 
 
 def read(paths: Iterable[str | Path]) -> list[Line]:

@@ -192,7 +192,11 @@ def test_machines_are_not_compared(call_command, tmp_path):
         for name in "ab"
     ]
     assert call_command(compare, *files)[0] == 0
-    for change in ({"cpu": "Xeon", "cores": 2}, {"cpu": "AMD EPYC", "cores": 64}):
+    for change in (
+        {"cpu": "Xeon", "cores": 2},
+        {"cpu": "AMD EPYC", "cores": 64},
+        {"cpu": "AMD EPYC", "cores": 2, "vectors": "avx512f"},
+    ):
         write(files[1], line([1.0], hardware=change))
         code, _, err = call_command(compare, *files)
         assert code == 2 and "the same hardware" in err
