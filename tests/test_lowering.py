@@ -1,5 +1,6 @@
 """Convolutions in every form are XLA's, as are their gradients of any order."""
 
+import dataclasses
 import functools
 
 import jax
@@ -196,6 +197,21 @@ def test_a_loop_has_no_gradient_of_xlas():
                             arguments[1]) == 3  # fmt: skip
 
 
+def test_groups_have_no_weight_gradient_of_xlas():
+    """In a loop or not: it takes seconds on CPU."""
+    images, kernel, _ = draw("groups")
+    window = WINDOWS["groups"][2]
+
+    def gradient(kernel):
+        return jax.grad(lambda kernel: jnp.sum(jnp.sin(
+            lowering.convolve(images, kernel, window))))(kernel)  # fmt: skip
+
+    # Forward, and the gradient of the images, which the compiler leaves out.
+    assert convolutions(gradient, kernel) == 2
+    with lowering.for_platform("gpu"):
+        assert convolutions(gradient, kernel) == 3
+
+
 def test_the_mode_is_that_of_the_place_of_the_convolution():
     """A gradient is computed after the context has been left."""
     run, (images, kernel) = large()
@@ -274,6 +290,37 @@ def test_the_first_row_that_holds_is_taken():
     assert choice.choose(choice.FORWARD, odd) is winograd.forward_winograd2
     assert choice.choose(choice.FORWARD, thin) is forms.forward_xla
     assert choice.choose(choice.FORWARD, tiny) is forms.forward_patches
+    assert choice.choose(choice.DATA, large) is winograd.data_winograd4
+    assert choice.choose(choice.DATA, odd) is winograd.data_winograd2
+    assert choice.choose(choice.DATA, thin) is forms.data_xla
+    assert choice.choose(choice.WEIGHTS, thin) is winograd.weights_winograd4
+    assert choice.choose(choice.WEIGHTS, odd) is winograd.weights_winograd2
+    models = dataclasses.replace(large, stacked=True)
+    assert choice.choose(choice.FORWARD, models) is forms.forward_patches
+    assert choice.choose(choice.WEIGHTS, models) is forms.weights_crossed
+
+
+@pytest.mark.parametrize("extent", [8, 7])
+def test_winograd_loses_no_digits_with_many_channels(extent):
+    """By 4x4 and by 2x2 pixels: 128 channels, as a network has them, beside float64."""
+    rng = np.random.default_rng(0)
+    window = WINDOWS["3"][2]
+    shapes = (8, extent, extent, 128), (3, 3, 128, 128), (8, extent, extent, 128)
+    images, kernel, outputs = (rng.normal(size=shape) for shape in shapes)
+
+    def gradients(images, kernel, outputs):
+        run = functools.partial(lowering.convolve, window=window)
+        found, backward = jax.vjp(run, images, kernel)
+        return found, *backward(outputs)
+
+    single = [each.astype(np.float32) for each in (images, kernel, outputs)]
+    program = jax.make_jaxpr(gradients)(*single)
+    assert "conv_general_dilated[" not in str(program)
+    found = jax.jit(gradients)(*single)
+    with jax.enable_x64(True), lowering.plain():
+        expected = jax.jit(lambda *each: gradients(*each))(images, kernel, outputs)
+    for ours, exact in zip(found, map(np.asarray, expected), strict=True):
+        assert np.std(np.asarray(ours) - exact) < 3e-6 * np.std(exact)
 
 
 PARTED = {

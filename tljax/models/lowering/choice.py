@@ -1,8 +1,8 @@
 """Which form of a convolution's three operations is the fastest where.
 
-`why` is XLA's own time over that of the form, on 2 cores of an AMD EPYC with AVX-512,
-float32. Those of kernels of one pixel, of 2x2 maps and of weight gradients in loops
-were measured on the machine alone, jax 0.10.2; the others by
+`why` is XLA's own time, or that of the form it names, over that of the form, on 2 cores
+of an AMD EPYC with AVX-512, float32. Those of kernels of one pixel, of 2x2 maps and of
+weight gradients in loops were measured on the machine alone, jax 0.10.2; the others by
 `benchmarks/convolution.py` while others used it too, jax 0.10.2 and 0.12. On an EPYC
 without AVX-512, which has but AVX2, the same rows are right, and more is gained. The
 first row that holds is taken. Other platforms than CPUs have XLA's own, until a
@@ -141,7 +141,11 @@ DATA = [
 ]
 
 WEIGHTS = [
-    Row(lambda c: c.is_grouped, forms.weights_xla, "the only form"),
+    Row(
+        lambda c: c.is_grouped,
+        forms.weights_grouped,
+        "140-260 with 4 to 16 channels a group, 2-20 with 1 or 32; AVX2",
+    ),
     Row(lambda c: c.is_pixel, forms.weights_pixels, "2-5"),
     Row(
         lambda c: c.has_large_tiles and c.channels >= 32 and not c.stacked,
@@ -159,10 +163,11 @@ WEIGHTS = [
         "0.9-1.5, 1.4-2.9 at batch 128; 20-40 in a loop",
     ),
     Row(
-        always,
+        lambda c: c.extent <= 256,
         forms.weights_patches,
         "1.0-1.8, 4 at batch 128, 20-40 in a loop; 5-8 of a 7x7 stem with AVX2",
     ),
+    Row(always, forms.weights_xla, "not measured"),
 ]
 
 
@@ -183,6 +188,8 @@ def fits(form: Callable, case: Case) -> bool:
         return case.is_pixel and not case.is_grouped
     if "_winograd" in form.__name__:
         return winograd.fits(case.window)
+    if form.__name__.endswith("_grouped"):
+        return case.is_grouped
     if form.__name__.endswith("_crossed"):
         return case.window.stride == 1 and not case.is_grouped
     return form.__name__.endswith("_xla") or not case.is_grouped
@@ -191,6 +198,6 @@ def fits(form: Callable, case: Case) -> bool:
 def form_of(rows: list[Row], images, kernel, window: Window, mode: Mode) -> Callable:
     """Returns the form of an operation, given the shapes of images and kernel."""
     if not mode.on_cpu:
-        return rows[0].form  # XLA's own, in each table.
+        return rows[-1].form  # XLA's own, in each table.
     shapes = tuple(images), tuple(kernel)
     return choose(rows, Case(*shapes, window, mode.looped, mode.stacked))

@@ -156,6 +156,24 @@ def weights_patches(
     return parts.summed(contribute, images, outputs, size).reshape(shape)
 
 
+def weights_grouped(
+    images: jax.Array, outputs: jax.Array, window: Window, shape
+) -> jax.Array:
+    """Returns the gradient of the kernel, patches times outputs in each group."""
+    alone = window._replace(groups=1)
+
+    def of_group(images: jax.Array, outputs: jax.Array) -> jax.Array:
+        return contract_pixels(patches_of(images, alone), outputs)
+
+    def contribute(*both: jax.Array) -> jax.Array:
+        groups = [each.reshape(*each.shape[:3], window.groups, -1) for each in both]
+        return jax.vmap(of_group, in_axes=3, out_axes=1)(*groups)
+
+    values = math.prod((*window.extents(images.shape), *shape[:2], images.shape[3]))
+    size = parts.size_of(len(images), values)
+    return parts.summed(contribute, images, outputs, size).reshape(shape)
+
+
 def patches_of(images: jax.Array, window: Window) -> jax.Array:
     """Returns the patches of all windows, [b, oh, ow, kh * kw * cin]."""
     columns = jnp.concatenate(met_along(images, 2, window), axis=3)
