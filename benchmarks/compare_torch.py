@@ -22,7 +22,10 @@ from benchmarks.work import Work
 from tljax.errors import ConfigError, RunError
 
 MODES = ("eager", "channels_last", "compile")
-SMOKE = throughput.SMOKE | {"repeats": 2, "calls": 1, "torch": "eager,channels_last"}
+# With 4 channels last and AVX2, torch 2.13 writes where it must not, and dies.
+SMOKE = throughput.SMOKE | {
+    "width": 8, "repeats": 2, "calls": 1, "torch": "eager,channels_last",
+}  # fmt: skip
 
 
 def define(values: flags.FlagValues) -> None:

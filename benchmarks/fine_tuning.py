@@ -17,7 +17,6 @@ compute statistics. Of each preset
 """
 
 import json
-import os
 import platform
 import tempfile
 from pathlib import Path
@@ -121,7 +120,7 @@ def run(argv: list[str]) -> None:
         **timing.ratio(times["head"], times["full"]),
         "presets": rows,
         "repeats": values.repeats,
-        "cores": os.cpu_count(),
+        "cores": machine.cores(),
         "python": platform.python_version(),
         **machine.describe(steps["full"].run.mesh),
     }

@@ -20,7 +20,6 @@ distributions are the same on both sides; each draws its own last layer and orde
 """
 
 import json
-import os
 import platform
 import statistics
 import tempfile
@@ -240,7 +239,7 @@ def run(argv: list[str]) -> None:
         "seeds": values.seeds,
         "num_steps": values.num_steps,
         "labels_per_class": values.labels_per_class,
-        "cores": os.cpu_count(),
+        "cores": machine.cores(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         **machine.describe(parallel.create_mesh(num_devices=1)),

@@ -34,9 +34,7 @@ def describe(mesh: Mesh) -> dict[str, Any]:
         "hardware": {
             "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
             "vectors": next((name for name in VECTORS if name in known), None),
-            "cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            "cores": cores(),
             "memory_gb": round(host_bytes() / 2**30, 1),
             # Above the number of cores, others were at work, and times say little.
             "load": round(os.getloadavg()[0], 2),
@@ -53,6 +51,13 @@ def first_processor() -> dict[str, str]:
     lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
     pairs = (line.partition(":") for line in lines)
     return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def host_bytes() -> int:

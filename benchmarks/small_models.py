@@ -11,7 +11,6 @@ is ours over the best of PyTorch's, in speed, for the model where it is lowest.
 `least_ms` is the work of a step at the speed of large matrix products.
 """
 
-import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -102,7 +101,7 @@ def define(values: flags.FlagValues) -> None:
         steps_per_call=(500, "steps that one call of ours makes"),
         repeats=(5, "turns of each side"),
         calls=(1, "that count, in a turn"),
-        torch_threads=(os.cpu_count(), "of PyTorch, which is tried with one too"),
+        torch_threads=(machine.cores(), "of PyTorch, which is tried with one too"),
     )
 
 

@@ -71,12 +71,12 @@ def create_dcgan(work: Work) -> tuple[nn.Module, nn.Module]:
     """Returns DCGAN's generator and discriminator for images of 8 px."""
     width, latent = work.width, work.latent
     generator = nn.Sequential(
-        nn.Linear(latent, 16 * 2 * width, bias=False),
-        nn.Unflatten(1, (2 * width, 4, 4)),
-        nn.BatchNorm2d(2 * width),
+        nn.Linear(latent, 16 * width, bias=False),
+        nn.Unflatten(1, (width, 4, 4)),
+        nn.BatchNorm2d(width),
         nn.ReLU(),
         Doubled(),
-        nn.Conv2d(2 * width, width, 3, padding=1, bias=False),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(),
         nn.Conv2d(width, work.channels, 3, padding=1),
@@ -85,19 +85,21 @@ def create_dcgan(work: Work) -> tuple[nn.Module, nn.Module]:
     discriminator = nn.Sequential(
         nn.Conv2d(work.channels, width, 3, padding=1),
         nn.LeakyReLU(0.2),
-        nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+        nn.Conv2d(width, width, 4, stride=2, padding=1),
         nn.LeakyReLU(0.2),
         nn.Flatten(),
-        nn.Linear(16 * 2 * width, 1),
+        nn.Linear(16 * width, 1),
     )
     return generator, discriminator
+
+
+GANS = {"dense_gan": create_dense_gan, "dcgan": create_dcgan}
 
 
 def make_gan(work: Work, batches: Iterator) -> Callable[[], None]:
     """Returns a step of both networks of a GAN, the discriminator's first."""
     latent = work.latent
-    create = {"dense_gan": create_dense_gan, "dcgan": create_dcgan}[work.model]
-    generator, discriminator = create(work)
+    generator, discriminator = GANS[work.model](work)
     for_generator = make_optimizer(generator.parameters())
     for_discriminator = make_optimizer(discriminator.parameters())
 

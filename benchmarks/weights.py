@@ -8,7 +8,6 @@ that alternate: `pretrained.load` here, `torch.load` (weights_only, the default)
 growth of the process's peak over what it held before, in units of the file.
 """
 
-import os
 import platform
 import statistics
 import tempfile
@@ -109,7 +108,7 @@ def run(argv: list[str]) -> None:
         "model": values.model,
         **found,
         "repeats": values.repeats,
-        "cores": os.cpu_count(),
+        "cores": machine.cores(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         **machine.describe(parallel.create_mesh(num_devices=1)),

@@ -13,7 +13,13 @@ torch = pytest.importorskip("torch", reason="the extra `parity` is not installed
 
 import jax  # noqa: E402
 
-from benchmarks import compare_torch, torch_rival, workload  # noqa: E402
+from benchmarks import (  # noqa: E402
+    compare_torch,
+    small_models,
+    torch_rival,
+    torch_small,
+    workload,
+)
 from benchmarks.work import Work  # noqa: E402
 from tljax.errors import RunError  # noqa: E402
 
@@ -32,6 +38,16 @@ def test_both_models_have_the_same_parameters(changes):
     _, variables = workload.infer(work)
     ours = [leaf.size for leaf in jax.tree.leaves(variables["params"])]
     theirs = [leaf.numel() for leaf in torch_rival.create_model(work).parameters()]
+    assert sorted(ours) == sorted(theirs)
+
+
+@pytest.mark.parametrize("name", torch_small.GANS)
+def test_both_gans_have_the_same_parameters(name):
+    work = small_models.work_of(name)
+    _, state = workload.train(work)
+    ours = [leaf.size for leaf in jax.tree.leaves(state.params)]
+    networks = torch_small.GANS[name](work)
+    theirs = [leaf.numel() for net in networks for leaf in net.parameters()]
     assert sorted(ours) == sorted(theirs)
 
 
