@@ -192,6 +192,10 @@ def test_numbers_that_are_not_finite_end_a_gan(generated, tmp_path):
             "'resnet18' is no model of config.task = 'gan'; choose from: dense_gan",
         ),
         (
+            lambda: gan_run(model=Model(name="dense_gan", dropout=0.1)),
+            "config.model.dropout is for config.task = 'classification', not for 'gan'",
+        ),
+        (
             lambda: gan_run(pretrained="run:/x"),
             "'gan' begins at random weights",
         ),

@@ -70,11 +70,12 @@ def check_task(config, prefix: str) -> None:
             f"{prefix}.pretrained and {prefix}.pretrain are for {prefix}.task = "
             f"'classification'; {config.task!r} begins at random weights"
         )
-    if config.model.remat:
-        raise ConfigError(
-            f"{prefix}.model.remat is for {prefix}.task = 'classification', not for "
-            f"{config.task!r}"
-        )
+    for name in ("remat", "dropout", "stochastic_depth"):
+        if getattr(config.model, name):
+            raise ConfigError(
+                f"{prefix}.model.{name} is for {prefix}.task = 'classification', not "
+                f"for {config.task!r}"
+            )
     if config.plan.rows or config.plan.preset != "full":
         raise ConfigError(
             f"{prefix}.plan is for {prefix}.task = 'classification'; in "
