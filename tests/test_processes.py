@@ -21,15 +21,19 @@ from tljax.signals import StopRequest
 
 COMMAND = sys.executable, "-m", "tljax.main"
 CONFIG = """
-from tljax.config import Config, Data, HorizontalFlip, Model, Optim
+from tljax.config import Config, Data, HorizontalFlip, Model, Optim, Plan, Row
 
 def get_config():
     return Config(
         num_steps=4, log_every=1, eval_every=2, checkpoint_every=2,
         model=Model(width=2, stem="small"),
         data=Data(batch_size=40, cache="CACHE", augment=(HorizontalFlip(),)),
-        optim=Optim(learning_rate=0.05),
+        optim=Optim(learning_rate=0.05), MORE
     )
+"""
+# Each device holds a share of the state, which is gathered to measure statistics.
+SHARED = """
+        shard_params=True, plan=Plan(rows=(Row(".*", batch_norm="recalibrate"),)),
 """
 
 
@@ -113,10 +117,10 @@ def lines(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["device", "disk"])
-def test_two_processes_are_one_run(tmp_path, cache):
+@pytest.mark.parametrize("cache, more", [("device", ""), ("disk", SHARED)])
+def test_two_processes_are_one_run(tmp_path, cache, more):
     path = tmp_path / "config.py"
-    path.write_text(CONFIG.replace("CACHE", cache))
+    path.write_text(CONFIG.replace("CACHE", cache).replace("MORE", more))
     alone = run(path, tmp_path / "one", 4)
     _, err = alone.communicate(timeout=240)
     assert alone.returncode == 0, err
@@ -140,7 +144,7 @@ def test_two_processes_are_one_run(tmp_path, cache):
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     path, workdir = tmp_path / "config.py", tmp_path / "run"
-    settings = CONFIG.replace("CACHE", "device")
+    settings = CONFIG.replace("CACHE", "device").replace("MORE", "")
     path.write_text(settings.replace("num_steps=4", "num_steps=100_000"))
     joint = f"--coordinator={free_address()}", "--num_processes=2"
     started = [run(path, workdir, 2, *joint, f"--process_id={n}") for n in range(2)]

@@ -73,6 +73,8 @@ def place_leaf(leaf: Any, where: NamedSharding) -> jax.Array:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         numbers = place_leaf(jax.random.key_data(leaf), where)
         return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return jax.jit(lambda leaf: leaf, out_shardings=where)(leaf)
     values = np.asarray(leaf)
     return jax.make_array_from_callback(values.shape, where, lambda part: values[part])
 
