@@ -438,6 +438,21 @@ def test_pictures_show_images_what_is_seen_and_what_is_found(key):
     np.testing.assert_array_equal(few[0], images[[0, 1, 2, 0, 1, 2, 0, 1, 2, 0]])
 
 
+@pytest.mark.parametrize(
+    "name", ["conv_autoencoder", "tied_autoencoder", "resnet_autoencoder"]
+)
+def test_codes_of_any_model_are_on_lines(key, name):
+    config, model, state, _ = start(name=name)
+    draw = functools.partial(
+        autoencoder.draw, model=model, transform=TRANSFORM, config=config
+    )
+    pictures = jax.jit(draw)(state.variables, {"image": draw_batch(10)["image"]}, key)
+    assert set(pictures) == {"reconstructions", "interpolation"}
+    ends = np.asarray(pictures["interpolation"][:, [0, 9]]).astype(int)
+    found = pictures["reconstructions"][2]
+    np.testing.assert_allclose(ends.reshape(10, *SHAPE), found, atol=1)
+
+
 def test_pictures_of_a_masked_model_keep_what_is_visible(key):
     config, model, state, _ = start(name="resnet_autoencoder", mask_ratio=0.5)
     images = draw_batch(10)["image"]

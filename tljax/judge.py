@@ -32,7 +32,7 @@ class Judge(NamedTuple):
       name: of the network.
       look: compiled `look(images)`: of uint8 [b, h, w, c] the features [b, d] and the
         log-probabilities [b, classes], of no classes where it is no classifier.
-      sample: compiled `sample(variables, key, labels)`: uint8 [b, h, w, c].
+      sample: compiled `sample((variables, key), labels)`: uint8 [b, h, w, c].
       batch_size: b.
       labels: int32 [n], the classes of which samples are asked.
       real: float32 [m, d], features of the training images.
@@ -40,7 +40,7 @@ class Judge(NamedTuple):
     """
 
     name: str
-    look: jax.stages.Compiled
+    look: Callable[..., Any]
     sample: jax.stages.Compiled
     batch_size: int
     labels: np.ndarray

@@ -228,9 +228,10 @@ def draw(
     """Returns pictures by name, grids uint8 [rows, COLUMNS, h, w, c].
 
     "reconstructions" has three rows: images, what is seen of them (noise and hidden
-    patches as in training), and what is made of that. A variational autoencoder has
-    "samples" too, of codes drawn from the prior, and "interpolation": in each row, the
-    codes on the line from one image's to another's.
+    patches as in training), and what is made of that. "interpolation" has in each row
+    the codes on the line from one image's to another's; a masked autoencoder makes no
+    images of codes alone. A variational one has "samples", of codes drawn from the
+    prior.
     """
     images = augment.normalize(
         views.center(batch, transform.crop), transform.mean, transform.std
@@ -242,11 +243,12 @@ def draw(
     shown = seen if visible is None else seen * visible
     rows = (images, shown, whole(found.images, images, visible))
     pictures = {"reconstructions": jnp.concatenate(rows)}
+    decode = functools.partial(model.apply, variables, method="decode")
+    if visible is None:
+        pictures["interpolation"] = decode(interpolate(found.mean))
     if found.log_variance is not None:
-        decode = functools.partial(model.apply, variables, method="decode")
         codes = jax.random.normal(sample_key, (COLUMNS**2, found.mean.shape[-1]))
         pictures["samples"] = decode(codes)
-        pictures["interpolation"] = decode(interpolate(found.mean))
     return {
         name: in_rows(as_levels(values, transform), COLUMNS)
         for name, values in pictures.items()
@@ -254,13 +256,13 @@ def draw(
 
 
 def interpolate(codes: jax.Array) -> jax.Array:
-    """Returns codes [rows * COLUMNS, n] on the lines between pairs of `codes` [b, n].
+    """Returns codes [rows * COLUMNS, ...] on the lines between pairs of codes [b, ...].
 
     A row leads from a code at an even place to the one after it, both included.
     """
-    shares = jnp.linspace(0, 1, COLUMNS)[None, :, None]
+    shares = jnp.linspace(0, 1, COLUMNS).reshape(1, COLUMNS, *[1] * (codes.ndim - 1))
     lines = codes[::2, None] * (1 - shares) + codes[1::2, None] * shares
-    return lines.reshape(-1, codes.shape[-1])
+    return lines.reshape(-1, *codes.shape[1:])
 
 
 def as_levels(images: jax.Array, transform: Transform) -> jax.Array:

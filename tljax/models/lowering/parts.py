@@ -1,7 +1,7 @@
 """Batches taken in parts, so that what is made of one stays in the caches of a CPU.
 
 A part takes images that lie apart: of a batch that is divided between devices, each
-then has some images of every part.
+then has images of every part, unless a part has fewer than there are devices.
 """
 
 from collections.abc import Callable
