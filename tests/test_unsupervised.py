@@ -83,9 +83,12 @@ def test_an_autoencoder_writes_its_measures_and_pictures(encoded):
     assert result["psnr"] == pytest.approx(-10 * np.log10(result["mse"]))
     assert "accuracy" not in result and result["num_examples"] == 359
     found = pictures(workdir)
-    assert set(found) == {"reconstructions_2.png", "reconstructions_4.png"}
-    # Ten columns of three rows, 48 pixels each, with lines of two.
-    assert found["reconstructions_4.png"] == (10 * 50 + 2, 3 * 50 + 2)
+    # Ten columns of so many rows, 48 pixels each, with lines of two.
+    assert found == {
+        f"{name}_{step}.png": (10 * 50 + 2, rows * 50 + 2)
+        for name, rows in (("reconstructions", 3), ("interpolation", 5))
+        for step in (2, 4)
+    }
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     assert {line["split"] for line in lines if "psnr" in line} == {"val", "test"}
 
