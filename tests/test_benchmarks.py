@@ -30,7 +30,7 @@ def test_the_set_for_a_gpu_runs_to_its_end_without_one(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert process.returncode == 0, process.stderr
     lines = [json.loads(text) for text in file.read_text().splitlines()]
@@ -62,7 +62,7 @@ def test_a_benchmark_ends_with_its_numbers(name, keys):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert process.returncode == 0, process.stderr
     line = json.loads(process.stdout.splitlines()[-1])

@@ -283,7 +283,7 @@ def test_a_process_ends_with_the_exit_code(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert process.returncode == 2 and process.stdout == ""

@@ -203,7 +203,7 @@ def test_the_classic_recipe_runs_from_the_command(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=400,
+        timeout=600,
     )
     assert process.returncode == 0, process.stderr
     result = json.loads((tmp_path / "run/result.json").read_text())
@@ -215,7 +215,7 @@ def test_the_classic_recipe_runs_from_the_command(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=600,
     )
     assert missing.returncode == 3
     assert missing.stderr.startswith("tljax: folder ") and "exist" in missing.stderr
@@ -261,7 +261,7 @@ def test_a_file_that_cannot_be_read_to_its_end_ends_the_run(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=600,
     )
     assert process.returncode == 3
     lines = process.stderr.splitlines()

@@ -225,7 +225,7 @@ def test_a_process_says_one_line_and_exits_with_3(command, folder):
         [sys.executable, "-m", f"tljax.{command}", *flags],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert process.returncode == 3 and process.stdout == ""

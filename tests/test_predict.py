@@ -250,7 +250,7 @@ def test_a_process_predicts_without_a_word_too_many(trained, tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert (process.returncode, process.stderr) == (0, "")

@@ -108,7 +108,7 @@ def together(path, workdir, *flags):
     """Returns (exit code, stdout, stderr) of each of two processes of one run."""
     joint = f"--coordinator={free_address()}", "--num_processes=2", *flags
     started = [run(path, workdir, 2, *joint, f"--process_id={n}") for n in range(2)]
-    return [(*each.communicate(timeout=240), each.returncode) for each in started]
+    return [(*each.communicate(timeout=600), each.returncode) for each in started]
 
 
 def lines(workdir):
@@ -122,7 +122,7 @@ def test_two_processes_are_one_run(tmp_path, cache, more):
     path = tmp_path / "config.py"
     path.write_text(CONFIG.replace("CACHE", cache).replace("MORE", more))
     alone = run(path, tmp_path / "one", 4)
-    _, err = alone.communicate(timeout=240)
+    _, err = alone.communicate(timeout=600)
     assert alone.returncode == 0, err
     workdir = tmp_path / "two"
     (first, err, code), (second, other, other_code) = together(path, workdir)
@@ -153,7 +153,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
         assert time.monotonic() < end and all(each.poll() is None for each in started)
         time.sleep(0.1)
     started[1].send_signal(signal.SIGTERM)
-    errors = [each.communicate(timeout=120)[1] for each in started]
+    errors = [each.communicate(timeout=600)[1] for each in started]
     assert [each.returncode for each in started] == [143, 143], errors
     steps = [re.search(r"SIGTERM at step (\d+),", err).group(1) for err in errors]
     assert steps[0] == steps[1] and int(steps[0]) % processes.EVERY == 0

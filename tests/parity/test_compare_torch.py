@@ -105,7 +105,7 @@ def test_a_comparison_ends_with_its_ratio(name):
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert process.returncode == 0, process.stderr
     result = json.loads(process.stdout.splitlines()[-1])
