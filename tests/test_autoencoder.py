@@ -184,6 +184,7 @@ def test_tied_training_minimises_the_mean_with_the_whole_penalty():
     close(autoencoder.summarize(jax.device_get(sums))["loss"], value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -104,6 +104,7 @@ def test_recalibrating_twice_moves_nothing(variables):
     assert min(max(row.mean_rms, row.deviation_rms) for row in rows) > 0.1
 
 
+@pytest.mark.slow
 def test_any_number_of_devices_and_images_on_the_device(variables):
     """Augmented: what is drawn for a batch is a function of its number."""
     batches = draw_batches(2)

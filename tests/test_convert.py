@@ -121,6 +121,7 @@ def trained(workdir):
     return pretrained.load(f"run:{workdir}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "frozen_statistics", "frozen"])
 def test_batch_norm_is_trained_as_chosen(mode, path, tiny_config, tmp_path, capsys):
     config = tiny_config(

@@ -172,6 +172,7 @@ def test_steps_are_chosen(digits, call, fast):
     assert steps[""]["log_loss"] == pytest.approx(result["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_folder_with_hard_names_and_a_bad_file(folder, call):
     workdir, _ = folder
     code, out, err = call(f"--workdir={workdir}")

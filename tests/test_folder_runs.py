@@ -92,6 +92,7 @@ def finished(folder, tmp_path_factory):
     return workdir / "run", result
 
 
+@pytest.mark.slow
 def test_the_result_says_what_was_seen_and_what_was_not(finished, folder):
     workdir, result = finished
     assert result["split"] == "val" and result["num_examples"] == 12
@@ -107,6 +108,7 @@ def test_the_result_says_what_was_seen_and_what_was_not(finished, folder):
     assert len((workdir / "data.jsonl").read_text().splitlines()) == 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["disk", "none"])
 def test_a_run_is_the_same_however_images_are_kept(finished, folder, tmp_path, cache):
     """Bit for bit, with augmentation, a bad image and balanced classes."""

@@ -113,6 +113,7 @@ def test_networks_without_labels_have_their_own_optimisers(tiny_config, tmp_path
     assert lr_find.find(config, tmp_path, 1e-5, 1e-3, 4)["updates"] == 4
 
 
+@pytest.mark.slow
 def test_statistics_are_recalibrated_as_they_are_for_the_run(tiny_config, tmp_path):
     """The first loss is that of a run whose frozen layers were measured first."""
     plain = Plan(batch_norm="frozen_statistics")

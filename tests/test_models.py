@@ -146,6 +146,7 @@ def test_statistics_move_by_a_tenth(key):
     )
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(key):
     model = models.create(
         "resnet18", width=4, stem="small", num_classes=3, dtype=jnp.bfloat16

@@ -242,6 +242,7 @@ def test_damage_and_another_network_are_exit_code_4(trained, call, tmp_path):
     assert code == 4 and "step 2 is damaged" in err
 
 
+@pytest.mark.slow
 def test_a_process_predicts_without_a_word_too_many(trained, tmp_path):
     write_pictures(tmp_path / "new", ["a.png"])
     flags = [f"--workdir={trained[0]}", f"--images={tmp_path}/new"]

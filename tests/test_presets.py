@@ -148,6 +148,7 @@ def flops(preset, **settings):
     return step.lower(*args).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_what_is_frozen_has_no_backward_pass():
     """A backward pass costs two forward passes; that of a frozen prefix is not there.
 

@@ -194,6 +194,7 @@ def test_the_head_is_that_of_training_the_head_alone(begun, trained):
         assert np.abs(expected[name] - initial[name]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_all_of_a_probe_from_a_run(call, tmp_path, trained):
     asked = ["--shots=1,3", "--seeds=2", f"--config.pretrained=run:{trained}"]
     code, out, err = call(*asked)

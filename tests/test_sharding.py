@@ -63,6 +63,7 @@ def test_a_shared_state_takes_the_same_steps():
     assert memory - less_memory == held - less_held > 0.5 * held
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_whole_states_or_shared_ones(
     tiny_config, tmp_path, monkeypatch, capsys
 ):

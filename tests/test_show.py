@@ -110,6 +110,7 @@ def test_data_json_holds_counts_sizes_and_copies(look, cache, capsys):
     assert ": results are inflated" in text and "digit1      8    1     6" in text
 
 
+@pytest.mark.slow
 def test_the_first_steps_see_what_is_shown(tmp_path, root, tiny_config):
     operations = (HorizontalFlip(), RandomCrop(padding=2), Mixup())
     config = tiny_config(

@@ -39,6 +39,7 @@ def stored():
     return {"image": jnp.asarray(digits.images), "label": jnp.asarray(digits.labels)}
 
 
+@pytest.mark.slow
 def test_each_model_trains_as_alone(run, stored):
     places = np.arange(2 * STEPS * 8).reshape(2, STEPS, 8)
     states = side_by_side.create_states(run, SEEDS)

@@ -173,6 +173,7 @@ def test_a_result_of_another_config_is_not_returned(finished, tmp_path):
         train.train_and_evaluate(dataclasses.replace(config, seed=5), tmp_path)
 
 
+@pytest.mark.slow
 def test_an_attempt_that_came_to_nothing_is_no_reason_to_refuse(tiny_config, tmp_path):
     wrong = tiny_config(data=Data(labels_per_class=10_000))
     with pytest.raises(DataError):
@@ -257,6 +258,7 @@ def test_a_damaged_checkpoint_ends_the_run(tiny_config, tmp_path):
     assert damaged.read_bytes() == data
 
 
+@pytest.mark.slow
 def test_the_last_good_state_stays_when_numbers_are_not_finite(tiny_config, tmp_path):
     """The warm-up's first step does nothing; its second leaves no finite weight."""
     config = tiny_config(
@@ -284,6 +286,7 @@ def test_gradient_descent_takes_the_whole_training_set(tiny_config, tmp_path):
     assert run.batch_size == 20
 
 
+@pytest.mark.slow
 def test_precision_and_accumulation_and_clipping_run(tiny_config, tmp_path):
     config = tiny_config(
         num_steps=2,
