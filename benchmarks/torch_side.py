@@ -1,5 +1,6 @@
 """What the benchmarks that compare with torch share."""
 
+import importlib
 import importlib.util
 
 from tljax.errors import ConfigError
@@ -13,14 +14,19 @@ def check_torch() -> None:
 
 
 def import_torchvision():
-    """Returns torchvision, for which a CPU build of torch lacks two operators."""
+    """Returns torchvision, also where it was made for another build of torch.
+
+    Its own operators do not load then, and its import fails for want of two of them.
+    Defined before it is known that they are missing, they abort the process.
+    """
     import torch
 
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
     library = torch.library.Library("torchvision", "FRAGMENT")
-    signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
     for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(operator + signature)
-    import torchvision
-
-    return torchvision
+        library.define(f"{operator}(Tensor dets, Tensor scores, float limit) -> Tensor")
+    return importlib.import_module("torchvision")

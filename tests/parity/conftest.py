@@ -6,8 +6,10 @@ import pytest
 
 if importlib.util.find_spec("torch"):
     import torch
-    import torch_operators  # noqa: F401
 
+    from benchmarks.torch_side import import_torchvision
+
+    import_torchvision()  # Here, as some builds of torch need its help.
     torch.set_num_threads(2)
 
 

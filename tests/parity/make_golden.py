@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch_operators  # noqa: F401
-import torchvision
 
 TESTS = Path(__file__).parent.parent
 sys.path.append(str(TESTS))
 import recipe  # noqa: E402
 
+from benchmarks.torch_side import import_torchvision  # noqa: E402
 from tljax import models  # noqa: E402
 
 IMAGES = recipe.draw_images((1, 37, 45, 3))
@@ -23,7 +22,8 @@ PLACE = TESTS / "golden_activations.npz"
 
 def activations(name: str) -> dict[str, np.ndarray]:
     """Returns a corner of every stage's output, and logits, as [b, h, w, c]."""
-    model = torchvision.models.get_model(name, weights=None, num_classes=20).eval()
+    get_model = import_torchvision().models.get_model
+    model = get_model(name, weights=None, num_classes=20).eval()
     shapes = {key: tuple(leaf.shape) for key, leaf in model.state_dict().items()}
     state = recipe.draw_state_dict(shapes)
     model.load_state_dict({key: torch.from_numpy(leaf) for key, leaf in state.items()})
