@@ -195,8 +195,7 @@ def of_images(tile: Tile, images: jax.Array, window: Window) -> jax.Array:
 
 def of_kernel(tile: Tile, kernel: jax.Array) -> jax.Array:
     """Returns G g G^T [n, n, cin, cout] of a kernel g [3, 3, cin, cout]."""
-    rows = mixed(tile.kernel, list(kernel))
-    return mixed(tile.kernel, [rows[:, n] for n in range(3)])
+    return along_both(tile.kernel, kernel)
 
 
 def of_outputs(tile: Tile, outputs: jax.Array) -> jax.Array:
@@ -225,8 +224,16 @@ def to_outputs(tile: Tile, places: jax.Array, extents: tuple[int, int]) -> jax.A
 
 def to_kernel(tile: Tile, places: jax.Array) -> jax.Array:
     """Returns G^T m G [3, 3, cin, cout] of m [n, n, cin, cout]."""
-    columns = mixed(tile.kernel.T, list(places))
-    return mixed(tile.kernel.T, [columns[:, n] for n in range(tile.side)])
+    return along_both(tile.kernel.T, places)
+
+
+def along_both(matrix: np.ndarray, places: jax.Array) -> jax.Array:
+    """Returns M p M^T [m, m, cin, cout], its axes turned, of p [n, n, cin, cout].
+
+    As one product: with two, the sums along one axis go through memory.
+    """
+    both = np.einsum("ia,jb->jiab", matrix, matrix)
+    return jnp.tensordot(jnp.asarray(both, places.dtype), places, 2)
 
 
 def mixed(matrix: np.ndarray, parts: list[jax.Array], axis: int = 0) -> jax.Array:
