@@ -190,7 +190,7 @@ def test_a_loop_has_no_gradient_of_xlas():
     assert convolutions(gradient, *arguments) == 2
     with lowering.inside_loop():
         assert convolutions(gradient, *arguments) == 1
-    with lowering.for_platform("gpu"):
+    with lowering.for_devices("gpu", 1):
         # The gradient of the images is left to the compiler to leave out.
         assert convolutions(gradient, *arguments) == 3
         assert convolutions(jax.vmap(gradient, (0, None)), arguments[0][:, None],
@@ -208,7 +208,7 @@ def test_groups_have_no_weight_gradient_of_xlas():
 
     # Forward, and the gradient of the images, which the compiler leaves out.
     assert convolutions(gradient, kernel) == 2
-    with lowering.for_platform("gpu"):
+    with lowering.for_devices("gpu", 1):
         assert convolutions(gradient, kernel) == 3
 
 

@@ -1,5 +1,7 @@
 """The ResNet family: names, shapes, numbers of parameters, initial values, dtypes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from flax import traverse_util
 
 from tljax import models
+from tljax.models import lowering
 
 # Published by torchvision with each model.
 NUM_PARAMETERS = {
@@ -160,6 +163,38 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(key):
     assert {leaf.dtype for leaf in jax.tree.leaves(updated)} == {np.dtype("float32")}
     assert logits.dtype == features["pooled"].dtype == jnp.float32
     assert features["stem"].dtype == features["layer4"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("stem", ["standard", "small"])
+def test_images_in_parts_are_images_at_once(stem, key, monkeypatch):
+    """On one CPU, outside of training; features and the gradient of images as well."""
+    model = models.create("resnet18", width=8, num_classes=3, stem=stem)
+    images = jax.random.normal(key, (6, 32, 32, 3))
+    variables = model.init(key, images)
+
+    def run(images):
+        logits, features = model.apply(variables, images, return_features=True)
+        return jnp.sum(jnp.sin(logits)) + jnp.sum(features["stem"]), features
+
+    def loops():  # What has been traced is not traced again.
+        return str(jax.make_jaxpr(lambda images: run(images))(images)).count(" scan[")
+
+    step = jax.value_and_grad(run, has_aux=True)
+    expected, count = step(images), loops()
+    monkeypatch.setattr(lowering.parts, "AT_ONCE", 2 * 8 * 16**2 + 1)
+    assert count == 0
+    assert loops() == 1
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        step(images),
+        expected,
+    )
+    with lowering.for_devices("cpu", 2):
+        assert loops() == 0
+    with lowering.for_devices("gpu", 1):
+        assert loops() == 0
+    _, kept = model.apply(variables, images, capture_intermediates=True)
+    assert kept["intermediates"]["conv1"]["__call__"][0].shape[0] == 6
 
 
 def test_unknown_name_says_the_nearest():

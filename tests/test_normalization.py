@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from tljax.models import layers, lowering
-from tljax.models.normalization import normalize_batch
+from tljax.models.normalization import cut_below, normalize_batch
 from tljax.models.pooling import max_pool
 
 
@@ -35,6 +35,16 @@ def penalty(x, *others, **how):
     """Returns the squared norm of a gradient."""
     grad = jax.grad(functools.partial(loss, **how))
     return jnp.sum(grad(x, *others) ** 2)
+
+
+def test_what_cuts_below_zero_is_relu():
+    """At 0 too, where a maximum would have half of the derivative, and at NaN."""
+    y = jnp.array([[-2.0, -0.0, 0.0, 1e-30, 3.0, jnp.nan, jnp.inf, -jnp.inf]])
+    bias = jnp.arange(8.0)
+    found, gradient = jax.vjp(lambda y: cut_below(y, bias), y)
+    wanted, relus = jax.vjp(jax.nn.relu, y)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(gradient(bias[None] + 1), relus(bias[None] + 1))
 
 
 @pytest.mark.parametrize("relu", [False, True])

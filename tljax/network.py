@@ -133,6 +133,7 @@ def compile_predict(
         variables,
         batch,
         mesh=mesh,
+        infers=True,
     )
     return program
 

@@ -6,14 +6,14 @@ statistics among them, is a mean over the batch of all devices.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tljax import several, sharding
+from tljax import fusion, several, sharding
 from tljax.errors import ConfigError
 from tljax.host_memory import host_memory
 from tljax.models import devices, lowering
@@ -188,6 +188,7 @@ def jit_step(
     num_stored: int,
     state_shardings: Any,
     donate: bool,
+    compiler_options: Mapping[str, str],
 ) -> Callable[..., Any]:
     """Returns `step(state, batch, *stored)` under `jit`, only the batch divided.
 
@@ -201,6 +202,7 @@ def jit_step(
         in_shardings=(state_shardings, batch, *[whole] * num_stored),
         out_shardings=(state_shardings, whole) if donate else whole,
         donate_argnums=0 if donate else (),
+        compiler_options=compiler_options,
     )
 
 
@@ -216,8 +218,7 @@ def pmap_step(
     mesh: Mesh,
     batch: Any,
     num_stored: int,
-    state_shardings: Any,
-    donate: bool,
+    *how: Any,
 ) -> Callable[..., Any]:
     """Returns `step(state, batch, *stored)` as `pmap` runs it: a part on each device.
 
@@ -240,7 +241,7 @@ def pmap_step(
         # With it, gradients would be summed over the devices before they are averaged.
         check_vma=False,
     )
-    return jit_step(parts, mesh, batch, num_stored, state_shardings, donate)
+    return jit_step(parts, mesh, batch, num_stored, *how)
 
 
 COMPILE_MODES = {"jit": jit_step, "pmap": pmap_step}
@@ -265,6 +266,7 @@ def lower_step(
     steps_per_call: int = 1,
     donate_state: bool = False,
     shard_params: bool = False,
+    infers: bool = False,
 ) -> jax.stages.Lowered:
     """Returns `step(state, batch, *stored)`, ready to be compiled ahead of time.
 
@@ -275,13 +277,18 @@ def lower_step(
 
     With `steps_per_call` above 1 the batch has a leading axis of so many batches, and
     metrics come back with one: see `several.several_steps`. With `shard_params` each
-    device holds a share of the state: see `sharding`.
+    device holds a share of the state: see `sharding`. With `infers`, what has neither
+    gradients nor statistics of a batch is faster: see `fusion`.
     """
     if shard_params:
         step = sharding.with_whole_params(step, mesh)
     if steps_per_call > 1:
         step = several.several_steps(step, steps_per_call)
     placed = sharding.placements(state, mesh, shard_params)
-    function = COMPILE_MODES[mode](step, mesh, batch, len(stored), placed, donate_state)
-    with lowering.for_platform(mesh.devices.flat[0].platform):
+    platform = mesh.devices.flat[0].platform
+    options = fusion.compiler_options(platform) if infers else {}
+    function = COMPILE_MODES[mode](
+        step, mesh, batch, len(stored), placed, donate_state, options
+    )
+    with lowering.for_devices(platform, mesh.size):
         return function.lower(state, batch, *stored)

@@ -72,7 +72,30 @@ def scale_and_shift(
     y = y + along_last(bias, x.ndim)
     if added is not None:
         y = y + widen(added, dtype)
-    return (jax.nn.relu(y) if relu else y).astype(dtype)
+    return (cut_below(y, bias) if relu else y).astype(dtype)
+
+
+def cut_below(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """Returns jax.nn.relu of y [..., c], to which bias [c] has been added.
+
+    Where a library is to read a constant 0 (`tljax.fusion`), XLA makes one array of
+    zeros for all layers of a shape, as large as y. So on CPUs the 0 is computed; it is
+    NaN where y is.
+    """
+    if not mode.current.get().on_cpu:
+        return jax.nn.relu(y)
+    return greater(y, along_last(0 * bias, y.ndim))
+
+
+@jax.custom_jvp
+def greater(y: jax.Array, zero: jax.Array) -> jax.Array:
+    """Returns the greater of y and a zero, with the derivative of jax.nn.relu."""
+    return jnp.maximum(y, zero)
+
+
+greater.defjvps(
+    lambda dy, out, y, zero: jnp.where(y > 0, dy, jnp.zeros((), dy.dtype)), None
+)
 
 
 def gradients(relu, dtype, saved, cotangents):

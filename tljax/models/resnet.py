@@ -7,6 +7,7 @@ Komodakis 2016 (1605.07146). As in torchvision, a bottleneck's stride stands in 
 """
 
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -146,25 +147,21 @@ class ResNet(nn.Module):
         use, the compiler leaves out. With `train` and one of the rates above 0, the rng
         "dropout" is needed.
         """
-        features = {}
         running = not train
-        rates = iter(self.drop_rates(train))
-        x = features["stem"] = self.apply_stem(images, running)
-        # The second argument of a block, beside itself, is none to differentiate.
-        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
-        for stage, num_blocks in enumerate(self.stage_sizes, start=1):
-            for index in range(num_blocks):
-                x = block(
-                    planes=self.width * 2 ** (stage - 1),
-                    stride=2 if stage > 1 and index == 0 else 1,
-                    groups=self.groups,
-                    width_per_group=self.width_per_group,
-                    frozen_statistics=self.frozen_statistics,
-                    drop_rate=next(rates),
-                    dtype=self.dtype,
-                    name=f"layer{stage}_{index}",
-                )(x, running)
-            features[f"layer{stage}"] = x
+        rates = self.drop_rates(train)
+
+        def begin(self, images: jax.Array) -> dict[str, jax.Array]:
+            stem = self.apply_stem(images, running)
+            return {"stem": stem, "layer1": self.apply_stage(stem, 1, running, rates)}
+
+        if train:
+            features = begin(self, images)
+        else:
+            pixels = math.prod(images.shape[1:3]) // (1 if self.stem == "small" else 4)
+            features = layers.by_parts(begin, self, images, pixels * self.width)
+        x = features["layer1"]
+        for stage in range(2, len(self.stage_sizes) + 1):
+            x = features[f"layer{stage}"] = self.apply_stage(x, stage, running, rates)
         # A sum over hundreds of bfloat16 numbers would lose digits.
         pooled_dtype = jnp.promote_types(x.dtype, jnp.float32)
         x = features["pooled"] = jnp.mean(x, axis=(1, 2), dtype=pooled_dtype)
@@ -178,6 +175,24 @@ class ResNet(nn.Module):
         num_blocks = sum(self.stage_sizes)
         last, rate = max(num_blocks - 1, 1), self.stochastic_depth if train else 0.0
         return [rate * block / last for block in range(num_blocks)]
+
+    def apply_stage(self, x, stage: int, running: bool, rates: list[float]):
+        """Returns the output of layer1, layer2, ..., of which x is the input."""
+        # The second argument of a block, beside itself, is none to differentiate.
+        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
+        first = sum(self.stage_sizes[: stage - 1])
+        for index in range(self.stage_sizes[stage - 1]):
+            x = block(
+                planes=self.width * 2 ** (stage - 1),
+                stride=2 if stage > 1 and index == 0 else 1,
+                groups=self.groups,
+                width_per_group=self.width_per_group,
+                frozen_statistics=self.frozen_statistics,
+                drop_rate=rates[first + index],
+                dtype=self.dtype,
+                name=f"layer{stage}_{index}",
+            )(x, running)
+        return x
 
     def apply_stem(self, images: jax.Array, running: bool) -> jax.Array:
         """Returns [b, h, w, width]; the standard stem leaves a quarter of h and w."""

@@ -3,17 +3,21 @@
 from tljax.models.lowering.convolution import convolve
 from tljax.models.lowering.forms import Window
 from tljax.models.lowering.mode import (
-    for_platform,
+    current,
+    for_devices,
     inside_loop,
     plain,
     side_by_side,
 )
+from tljax.models.lowering.parts import size_of
 
 __all__ = [
     "Window",
     "convolve",
-    "for_platform",
+    "current",
+    "for_devices",
     "inside_loop",
     "plain",
     "side_by_side",
+    "size_of",
 ]

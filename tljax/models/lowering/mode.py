@@ -14,12 +14,14 @@ class Mode:
 
     Attributes:
       platform: that the program is for, "" for JAX's default.
+      divided: a batch is divided between devices.
       plain: XLA's own operations everywhere, with the derivatives that JAX gives them.
       looped: the program stands in a loop, as the body of `lax.scan`.
       stacked: several models go through it at once, each with kernels of its own.
     """
 
     platform: str = ""
+    divided: bool = False
     plain: bool = False
     looped: bool = False
     stacked: bool = False
@@ -68,6 +70,6 @@ def side_by_side():
     return changed(stacked=True)
 
 
-def for_platform(platform: str):
-    """Returns a context for tracing a program that will run on "cpu", "gpu", "tpu"."""
-    return changed(platform=platform)
+def for_devices(platform: str, number: int):
+    """Returns a context for tracing a program for devices: "cpu", "gpu" or "tpu"."""
+    return changed(platform=platform, divided=number > 1)
