@@ -124,7 +124,7 @@ class BatchNorm(nn.Module):
         return y
 
 
-def by_parts(
+def few_at_a_time(
     function: Callable[[nn.Module, jax.Array], Any],
     module: nn.Module,
     images: jax.Array,

@@ -158,7 +158,7 @@ class ResNet(nn.Module):
             features = begin(self, images)
         else:
             pixels = math.prod(images.shape[1:3]) // (1 if self.stem == "small" else 4)
-            features = layers.by_parts(begin, self, images, pixels * self.width)
+            features = layers.few_at_a_time(begin, self, images, pixels * self.width)
         x = features["layer1"]
         for stage in range(2, len(self.stage_sizes) + 1):
             x = features[f"layer{stage}"] = self.apply_stage(x, stage, running, rates)
