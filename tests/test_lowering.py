@@ -360,3 +360,25 @@ def test_a_part_is_a_divisor_of_the_batch(monkeypatch):
         (b, n): parts.size_of(b, n) for b, n in [(8, 10), (9, 20), (7, 20), (4, 999)]
     }
     assert found == {(8, 10): 8, (9, 20): 3, (7, 20): 1, (4, 999): 1}
+
+
+def test_layers_of_one_shape_are_traced_once(monkeypatch):
+    """Forward, and for the gradients of images and of kernel."""
+    traced = []
+
+    def noted(form):
+        return lambda *args: (traced.append(form.__name__), form(*args))[1]
+
+    for name in ("FORWARD", "DATA", "WEIGHTS"):
+        rows = [row._replace(form=noted(row.form)) for row in getattr(choice, name)]
+        monkeypatch.setattr(choice, name, rows)
+    images, kernel = np.ones((2, 5, 5, 4)), np.ones((3, 3, 4, 4))
+    window = Window((3, 3), 1, ((1, 1), (1, 1)))
+
+    def loss(images, kernels):
+        for each in kernels:
+            images = lowering.convolve(images, each, window)
+        return jnp.sum(images)
+
+    jax.jit(jax.grad(loss, (0, 1))).lower(images, [kernel] * 3)
+    assert len(traced) == 3
