@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from tljax.config import Data
 from tljax.data import augment, sources, splits, transforms
@@ -73,6 +74,32 @@ def test_labels_per_class_keeps_so_many_and_no_other_split_changes():
     np.testing.assert_array_equal(few["test"].images, whole["test"].images)
     train = {image.tobytes() for image in whole["train"].images}
     assert all(image.tobytes() in train for image in few["train"].images)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_division_is_that_of_scikit_learn(seed):
+    """One class is twice as large, and one is empty; remainders are equal."""
+    rng = np.random.default_rng(seed)
+    for number in (25, 60, 211):
+        labels = rng.permutation(np.arange(number) % 7).astype(np.int32)
+        labels[labels == 3] = 5
+        places = rng.permutation(number)
+        for count in (6, number // 4, number - 6):
+            found = splits.divide(
+                Split(None, labels, None), places, count, "abcdefg", Data(seed=seed)
+            )
+            expected = train_test_split(
+                places, test_size=count, stratify=labels[places], random_state=seed
+            )
+            for part, wanted in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(part, wanted)
+
+
+@pytest.mark.parametrize("count", [5, 55])
+def test_a_division_has_every_class_on_both_sides(count):
+    labels = (np.arange(60) % 6).astype(np.int32)
+    with pytest.raises(DataError, match=f"of {count} and {60 - count} images, either"):
+        splits.divide(Split(None, labels, None), np.arange(60), count, "abcdef", Data())
 
 
 @pytest.mark.parametrize(

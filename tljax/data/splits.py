@@ -114,25 +114,52 @@ def divide(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns all but `count` of the places, and these; each class in proportion.
 
-    Raises DataError where a class has too few images for that.
+    They are those of scikit-learn's stratified `train_test_split`, whose import takes a
+    second of every start. Raises DataError where a class has too few images for that.
     """
     labels = split.labels[places]
-    sizes = np.bincount(labels, minlength=len(class_names))
-    scarce = [class_names[label] for label in np.flatnonzero(sizes == 1)]
+    present, sizes = np.unique(labels, return_counts=True)
+    scarce = [class_names[label] for label in present[sizes == 1]]
     if scarce:
         raise DataError(
             f"cannot split {config.source!r}: only one image is left of "
             f"{', '.join(map(repr, scarce))}"
         )
-    from sklearn.model_selection import train_test_split  # It takes a second.
-
-    try:
-        kept, taken = train_test_split(
-            places, test_size=count, stratify=labels, random_state=config.seed
+    if not len(present) <= count <= len(places) - len(present):
+        raise DataError(
+            f"cannot split {config.source!r}: of {count} and {len(places) - count} "
+            f"images, either is to have one of each of {len(present)} classes"
         )
-    except ValueError as error:
-        raise DataError(f"cannot split {config.source!r}: {error}") from None
-    return kept, taken
+    rng = np.random.RandomState(config.seed)
+    numbers = apportion(sizes, len(places) - count, rng)
+    # It is all that is left; scikit-learn draws lots where this is rounded.
+    apportion(sizes - numbers, count, rng)
+    kept, taken = [], []
+    for label, number in zip(present, numbers, strict=True):
+        shuffled = rng.permutation(np.flatnonzero(labels == label))
+        kept.append(shuffled[:number])
+        taken.append(shuffled[number:])
+    kept, taken = (rng.permutation(np.concatenate(each)) for each in (kept, taken))
+    return places[kept], places[taken]
+
+
+def apportion(sizes: np.ndarray, number: int, rng: np.random.RandomState) -> np.ndarray:
+    """Returns how many to take of groups of such sizes, `number` in all.
+
+    In proportion, rounded down; what is left goes to the largest remainders, and among
+    equal ones by lot.
+    """
+    shares = sizes / sizes.sum() * number
+    taken = np.floor(shares).astype(int)
+    remainders, left = shares - taken, number - taken.sum()
+    for remainder in np.unique(remainders)[::-1]:
+        if left == 0:
+            break
+        equal = np.flatnonzero(remainders == remainder)
+        chosen = rng.choice(equal, min(left, len(equal)), replace=False)
+        taken[chosen] += 1
+        left -= len(chosen)
+    return taken
 
 
 def choose_classes(
