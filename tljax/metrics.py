@@ -1,5 +1,6 @@
 """Numbers on their way out: read one step late, checked, written to files."""
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from tljax.errors import NonFiniteError
 from tljax.terminal import Terminal
@@ -136,10 +136,18 @@ class Writer:
         path = workdir / "metrics.jsonl"
         keep_until(path, first_step)
         self.file = path.open("a")
-        self.events = SummaryWriter(str(workdir), purge_step=first_step + 1)
+        self.workdir = workdir
+        self.first_step = first_step
         self.pictures = workdir / "pictures"
         self.terminal = terminal
         self.failed = False
+
+    @functools.cached_property
+    def events(self) -> Any:
+        """What writes for TensorBoard, opened when it is first written to."""
+        from tensorboardX import SummaryWriter  # A second, where PyTorch is installed.
+
+        return SummaryWriter(str(self.workdir), purge_step=self.first_step + 1)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Writes the metrics of a split; a full disk costs a warning, not the run."""
@@ -178,7 +186,8 @@ class Writer:
         """Writes what is held back, and ends the progress bar."""
         self.terminal.close()
         self.file.close()
-        self.events.close()
+        if "events" in vars(self):
+            self.events.close()
 
 
 class NoWriter:
