@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.work import Work, settings, transform_of
-from tljax import optim, parallel, plan, presets
+from tljax import initial, optim, parallel, plan, presets
 from tljax.data import views
 from tljax.errors import ConfigError, RunError
 from tljax.tasks import TASKS, classification
@@ -81,9 +81,7 @@ def train(work: Work) -> tuple[Callable[..., Any], Any]:
     config, task = settings(work), TASKS[work.task]
     shape = (work.image_size, work.image_size, work.channels)
     model = task.create_model(config, work.num_classes, shape)
-    one = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), one)["params"]
-    paths = plan.paths_of(params)
+    paths = plan.paths_of(initial.shapes_of(model, shape)["params"])
     rows = presets.PRESETS[config.plan.preset](config.plan, paths, config.num_steps)
     resolved = plan.resolve(rows, paths)
     schedule = optim.create_schedule(config.optim, config.num_steps)
@@ -101,10 +99,8 @@ def infer(work: Work) -> tuple[Callable[..., Any], Any]:
     """Returns `predict(variables, batch, stored)`, log-probabilities, and variables."""
     config = settings(work)
     model = classification.create_model(config, work.num_classes)
-    one = jax.ShapeDtypeStruct(
-        (1, work.image_size, work.image_size, work.channels), jnp.float32
-    )
-    variables = jax.eval_shape(model.init, jax.random.key(0), one)
+    shape = (work.image_size, work.image_size, work.channels)
+    variables = initial.shapes_of(model, shape)
     predict = functools.partial(
         classification.predict,
         model=model,

@@ -59,6 +59,29 @@ def test_first_values_are_those_of_init(key):
         assert_equal(initial.evaluate(init), init())
 
 
+def test_a_network_is_traced_once_for_its_variables(key):
+    """Though names, shapes and values are each asked for."""
+    traced = []
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, images):
+            traced.append(images.shape)
+            return nn.Dense(3)(images)
+
+    model, shape = Net(), (4, 4, 2)
+    create = lambda: initial.create_variables(model, key, shape)  # noqa: E731
+    expected = model.init(key, jnp.zeros((1, *shape)))
+    traced.clear()
+    found = initial.shapes_of(model, shape), jax.eval_shape(create)
+    assert found[0] == found[1] == jax.eval_shape(lambda: expected)
+    device = jax.devices()[1]
+    values = initial.evaluate(create, device=device)
+    assert_equal(values, expected)
+    assert {leaf.device for leaf in jax.tree.leaves(values)} == {device}
+    assert traced == [(1, *shape)]
+
+
 def test_first_values_of_a_state():
     """With what is in it twice: a moving average, and weights that it decays to."""
     course = tiny_model.Course(
@@ -204,10 +227,8 @@ def test_the_time_to_the_first_step_in_parts():
     stopwatch.lap("import")
     stopwatch.lap("data")
     stopwatch.lap("import")
-    line = stopwatch.line({"trace": 1.25, "compile": 3.0})
-    assert line == (
-        "first step after 100.0 s: import 100.0, data 0.0; beside them trace 1.2, "
-        "compile 3.0"
+    assert stopwatch.line(compiling=3.0) == (
+        "first step after 100.0 s: import 100.0, data 0.0; beside them compile 3.0"
     )
     assert 0 < process_age() < 1e5
 

@@ -1,16 +1,39 @@
 """The first values of a state, without running the network that they are for."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import linen as nn
 from jax.extend import core
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2), inline=True)
+def create_variables(
+    model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Returns the variables of a model of images (height, width, channels), from `key`.
+
+    Traced once for a model and a shape, whatever asks for it.
+    """
+    return model.init(key, jnp.zeros((1, *image_shape)))
+
+
+def shapes_of(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Returns shapes and dtypes of the variables of a model."""
+    return jax.eval_shape(
+        lambda key: create_variables(model, key, image_shape), jax.random.key(0)
+    )
+
+
 def evaluate(
-    function: Callable[[], Any], wanted: Callable[[str], bool] = lambda path: True
+    function: Callable[[], Any],
+    wanted: Callable[[str], bool] = lambda path: True,
+    device: jax.Device | None = None,
 ) -> Any:
-    """Returns what `function()` returns, on the default device.
+    """Returns what `function()` returns, on a device, by default JAX's.
 
     Only the operations that what is `wanted` follows from are executed: of a
     `model.init` those that draw kernels, and not the network, whose shapes alone are
@@ -34,9 +57,11 @@ def evaluate(
         for variable in equation.outvars
         if not isinstance(variable, core.DropVar)
     ]
-    drawn = core.jaxpr_as_fun(program(closed, [], draws))()
-    rest = jax.jit(core.jaxpr_as_fun(program(closed, draws, outputs)))
-    values = iter(rest(*drawn))
+    # Here and not above: what is traced for one device is traced again for another.
+    with jax.default_device(device):
+        drawn = core.jaxpr_as_fun(program(closed, [], draws))()
+        rest = jax.jit(core.jaxpr_as_fun(program(closed, draws, outputs)))
+        values = iter(rest(*drawn))
     return tree.unflatten(
         next(values) if keep else shape
         for keep, (_, shape) in zip(chosen, leaves, strict=True)

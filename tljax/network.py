@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tljax import checkpoint, parallel
+from tljax import checkpoint, initial, parallel
 from tljax.config import Config
 from tljax.data import canvas
 from tljax.data.canvas import Canvas
@@ -97,9 +97,8 @@ def restore(config: Config, saved: Saved, mesh: Mesh) -> Network:
     number = found["params"]["fc"]["bias"].size
     class_names = tuple(saved.meta["class_names"]) or tuple(map(str, range(number)))
     model = TASKS[config.task].create_model(config, number)
-    image = jnp.zeros((1, transform.crop, transform.crop, channels_of(found)))
-    init = functools.partial(model.init, train=False)
-    wanted = jax.eval_shape(init, jax.random.key(0), image)
+    image_shape = (transform.crop, transform.crop, channels_of(found))
+    wanted = initial.shapes_of(model, image_shape)
     variables = place(saved, found, wanted, mesh)
     return Network(class_names, transform, model, variables)
 

@@ -12,7 +12,16 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from tljax import checkpoint, optim, parallel, presets, sharding, terminal, workdirs
+from tljax import (
+    checkpoint,
+    initial,
+    optim,
+    parallel,
+    presets,
+    sharding,
+    terminal,
+    workdirs,
+)
 from tljax import plan as plan_lib
 from tljax.config import Config
 from tljax.consistency import check_dealing, check_steps, check_unfreezing
@@ -273,9 +282,8 @@ def make_plan(
 
 def parameter_paths(model: nn.Module, image_shape: tuple[int, int, int]) -> list[str]:
     """Returns the paths of all parameters; raises ConfigError for images too small."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
-        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        variables = initial.shapes_of(model, image_shape)
     except (ValueError, ZeroDivisionError) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(

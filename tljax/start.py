@@ -65,13 +65,12 @@ def begin(run: Run) -> tuple[TrainState, str]:
     news = f"images: {run.transform.describe()}"
     device = run.mesh.local_devices[0]
     if run.given is None:
-        with jax.default_device(device):
-            state = initial.evaluate(run.create_state)
+        state = initial.evaluate(run.create_state, device=device)
         return parallel.place(state, run.placements(state)), f"from scratch; {news}"
     keeps_head = run.keeps_head()
     drawn = ("step", "key") if keeps_head else ("step", "key", transplant.HEAD)
-    with jax.default_device(device):
-        state = initial.evaluate(run.create_state, lambda path: path.startswith(drawn))
+    wanted = lambda path: path.startswith(drawn)  # noqa: E731
+    state = initial.evaluate(run.create_state, wanted, device)
     variables, line = transplant.transplant(run.given, state.variables, keeps_head)
     state = state.replace(**variables, opt_state={}, ema={})
     state = parallel.place(state, run.placements(state))

@@ -13,6 +13,7 @@ from tljax import models, optim
 from tljax.data import augment, views
 from tljax.data.operations import Operation, RandomResizedCrop
 from tljax.data.transforms import Transform
+from tljax.initial import create_variables
 from tljax.models import devices
 from tljax.plan import Phase
 from tljax.state import TrainState, begin
@@ -71,7 +72,7 @@ def create_state(
 ) -> TrainState:
     """Returns the state before the first step, initialised from `key`."""
     init_key, run_key = jax.random.split(key)
-    variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+    variables = create_variables(model, init_key, image_shape)
     keeps = config.optim.ema_decay > 0
     return begin(variables, run_key, phase, tx, keeps_average=keeps)
 

@@ -28,6 +28,7 @@ from tljax.data import augment, views
 from tljax.data.operations import Mixing
 from tljax.data.transforms import Transform
 from tljax.errors import ConfigError
+from tljax.initial import create_variables
 from tljax.models import devices, spectral
 from tljax.models.gan import GAN
 from tljax.plan import Phase
@@ -132,7 +133,7 @@ def create_state(
 ) -> TrainState:
     """Returns the state before the first step, initialised from `key`."""
     init_key, run_key = jax.random.split(key)
-    variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+    variables = create_variables(model, init_key, image_shape)
     batch_stats = variables.get("batch_stats", {})
     if config.gan.spectral_norm:
         vector_key = jax.random.fold_in(init_key, 1)
