@@ -1,5 +1,6 @@
 """The command `python -m tljax.main --config=FILE.py --workdir=DIR`."""
 
+import gc
 import sys
 
 from tljax.entry import run_command
@@ -11,6 +12,7 @@ def run(argv: list[str]) -> None:
     from tljax import command_line, dry_run, processes, terminal, train
     from tljax.stopwatch import Stopwatch, process_age
 
+    gc.freeze()  # Else all that is imported is looked through while steps are traced.
     stopwatch = Stopwatch(process_age())
     stopwatch.lap("import")
     if {"--help", "-help", "-h"} & set(argv[1:]):

@@ -27,27 +27,39 @@ class Program:
     ):
         """The worker is to call `lower`, to compile what it returns, and to check that.
 
-        `took` are the seconds of the first two, once it is compiled.
+        `tracing` and `compiling` are the seconds of the first two, once they are done.
         """
         self.worker = worker
         self.lower = lower
         self.check = check
-        self.took: dict[str, float] = {}
+        self.tracing = self.compiling = 0.0
         self.future: Future | None = None
 
     def begin(self) -> None:
-        """Has it compiled."""
+        """Has it traced and compiled."""
         if self.future is None:
-            self.future = self.worker.submit(self.make)
+            self.future = self.worker.submit(lambda: self.compile(self.trace()))
 
-    def make(self) -> jax.stages.Compiled:
-        """Returns the compiled program, and notes what it took."""
+    def begin_traced(self) -> None:
+        """Traces it here and now, and has it compiled.
+
+        Tracing holds the interpreter's lock, as drawing first values does: beside one
+        another either takes longer than both in turn. Compiling does not hold it.
+        """
+        self.future = self.worker.submit(self.compile, self.trace())
+
+    def trace(self) -> jax.stages.Lowered:
+        """Returns the program, traced, and notes what it took."""
         start = time.perf_counter()
         lowered = self.lower()
-        traced = time.perf_counter()
+        self.tracing = time.perf_counter() - start
+        return lowered
+
+    def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """Returns the program, compiled and checked, and notes what it took."""
+        start = time.perf_counter()
         compiled = lowered.compile()
-        compiling = time.perf_counter() - traced
-        self.took = {"trace": traced - start, "compile": compiling}
+        self.compiling = time.perf_counter() - start
         self.check(compiled)
         return compiled
 
@@ -87,7 +99,7 @@ class Programs(NamedTuple):
         programs = self.all()
         for program in programs:
             program.wait()
-        return sum(sum(program.took.values()) for program in programs)
+        return sum(program.tracing + program.compiling for program in programs)
 
     def all(self) -> list[Program]:
         """Returns every program."""
@@ -127,9 +139,9 @@ class Programs(NamedTuple):
 def compile_steps(run: Run, first_step: int = 0) -> Programs:
     """Returns the steps that a run takes after `first_step`, and that of evaluation.
 
-    The first of training is begun. Does not wait until they are compiled. They raise
-    ConfigError, when they are first used, where the model cannot be trained on such a
-    batch, or a device has too little memory for it.
+    The first of training is traced; that it is compiled is not waited for. Raises
+    ConfigError where the model cannot be trained on such a batch, as the others do when
+    they are first used, and all do where a device has too little memory for it.
     """
     worker = ThreadPoolExecutor(1, "compile")
     first = run.plan.phase_of(first_step)
@@ -142,7 +154,7 @@ def compile_steps(run: Run, first_step: int = 0) -> Programs:
         for phase in run.plan.phases
         if phase.start >= first.start
     }
-    train_steps[first.start].begin()
+    train_steps[first.start].begin_traced()
     eval_step = Program(worker, functools.partial(lower_eval_step, run))
     draw = None
     if hasattr(run.task, "draw"):

@@ -19,17 +19,17 @@ class Stopwatch:
         self.parts[name] = self.parts.get(name, 0.0) + now - self.last
         self.last = now
 
-    def line(self, beside: dict[str, float]) -> str:
+    def line(self, compiling: float) -> str:
         """Returns one line: the seconds to the last lap, in parts.
 
-        `beside` are seconds of another thread, which went by at the same time.
+        Those of `compiling` went by in another thread at the same time.
         """
-        parts, others = (
-            ", ".join(f"{name} {seconds:.1f}" for name, seconds in each.items())
-            for each in (self.parts, beside)
-        )
+        parts = [f"{name} {seconds:.1f}" for name, seconds in self.parts.items()]
         total = self.last - self.start
-        return f"first step after {total:.1f} s: {parts}; beside them {others}"
+        return (
+            f"first step after {total:.1f} s: {', '.join(parts)}; beside them "
+            f"compile {compiling:.1f}"
+        )
 
 
 def process_age() -> float:

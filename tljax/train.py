@@ -66,6 +66,7 @@ def train_and_evaluate(
                 closing(compile_steps(run, run.first_step)) as programs,
                 enough(run, programs),
             ):
+                stopwatch.lap("trace")
                 result = train(run, programs, workdir, stopwatch)
             write_result(workdir, result)
         if config.baseline and "baseline" not in result:
@@ -191,7 +192,7 @@ def train(
             if step == start.step:
                 jax.block_until_ready(metrics)
                 stopwatch.lap("first step")
-                terminal.say(stopwatch.line(first_program.took))
+                terminal.say(stopwatch.line(first_program.compiling))
                 programs.begin()
             step += count
             recorder.push(step, metrics, count)
