@@ -69,6 +69,12 @@ SMALL = create_tile((0, 1, -1))
 LARGE = create_tile((0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)))
 
 
+# Sums over the rows of both sides turn the left one, which takes the library long where
+# it has up to so many columns: turned before, products of 512 rows and 64 columns are
+# 1.4 times as fast, and those of 128 no faster (2 cores of an AMD EPYC with AVX-512).
+TURNED = 64
+
+
 def fits(window: Window) -> bool:
     """Returns whether there is a form of Winograd."""
     return window.size == (3, 3) and window.stride == 1 and window.groups == 1
@@ -163,7 +169,9 @@ def per_place(a: jax.Array, b: jax.Array, contracted: tuple[int, int]) -> jax.Ar
     Of a and b [n, n, ..., c], as [n * n, ..., c]; `contracted` are the axes of these.
     """
     a, b = (side.reshape(len(side) ** 2, -1, side.shape[-1]) for side in (a, b))
-    (left, right) = contracted
+    left, right = contracted
+    if left == 1 and a.shape[-1] <= TURNED:
+        a, left = lax.optimization_barrier(a.swapaxes(1, 2)), 2
     return lax.dot_general(a, b, (((left,), (right,)), ((0,), (0,))))
 
 
