@@ -1,5 +1,6 @@
 """The first values of a state, without running the network that they are for."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,8 @@ def create_variables(
 ) -> dict[str, Any]:
     """Returns the variables of a model of images (height, width, channels), from `key`.
 
-    Traced once for a model and a shape, whatever asks for it.
+    Traced once for a model and a shape: what the network computes in some mode, or on
+    some devices, makes no difference to its variables.
     """
     return model.init(key, jnp.zeros((1, *image_shape)))
 
@@ -58,7 +60,7 @@ def evaluate(
         if not isinstance(variable, core.DropVar)
     ]
     # Here and not above: what is traced for one device is traced again for another.
-    with jax.default_device(device):
+    with jax.default_device(device) if device else contextlib.nullcontext():
         drawn = core.jaxpr_as_fun(program(closed, [], draws))()
         rest = jax.jit(core.jaxpr_as_fun(program(closed, draws, outputs)))
         values = iter(rest(*drawn))

@@ -21,14 +21,15 @@ from tljax.models.lowering.forms import Window
 CHANNELS = 16
 
 
-def size_of(channels: int, features: int, groups: int) -> int:
-    """Returns the groups of a pack, a divisor of their number.
+def count_of(channels: int, features: int, groups: int) -> int:
+    """Returns the number of packs, a divisor of that of groups.
 
     `channels` and `features` are those of images and outputs, in all.
     """
     widest = max(channels, features) // groups
     most = max(CHANNELS // widest, 1)
-    return max(n for n in range(1, min(groups, most) + 1) if groups % n == 0)
+    counts = (n for n in range(1, groups + 1) if groups % n == 0)
+    return next(n for n in counts if groups // n <= most)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,32 +56,32 @@ class Packed:
 
 def forward_packed(form, images: jax.Array, kernel: jax.Array, window: Window):
     """Returns the convolution [b, oh, ow, cout]."""
-    packs = spread(kernel, images.shape[-1], window.groups)
+    packs = kernels_of(kernel, images.shape[-1], window.groups)
     alone = window._replace(groups=1)
 
     def compute(number: jax.Array) -> jax.Array:
         return form(piece(images, number, len(packs)), packs[number], alone)
 
-    return side_by_side(compute, len(packs))
+    return by_packs(compute, len(packs))
 
 
 def data_packed(form, outputs: jax.Array, kernel: jax.Array, window: Window, shape):
     """Returns the gradient [b, h, w, cin] = `shape` of the images."""
-    packs = spread(kernel, shape[-1], window.groups)
+    packs = kernels_of(kernel, shape[-1], window.groups)
     alone = window._replace(groups=1)
     shape = (*shape[:-1], packs.shape[-2])
 
     def compute(number: jax.Array) -> jax.Array:
         return form(piece(outputs, number, len(packs)), packs[number], alone, shape)
 
-    return side_by_side(compute, len(packs))
+    return by_packs(compute, len(packs))
 
 
 def weights_packed(form, images: jax.Array, outputs: jax.Array, window: Window, shape):
     """Returns the gradient [kh, kw, cin / groups, cout] = `shape` of the kernel."""
     *sides, channels, features = shape
-    size = size_of(images.shape[-1], features, window.groups)
-    count = window.groups // size
+    count = count_of(images.shape[-1], features, window.groups)
+    size = window.groups // count
     alone = window._replace(groups=1)
     whole = (*sides, size * channels, features // count)
 
@@ -90,20 +91,25 @@ def weights_packed(form, images: jax.Array, outputs: jax.Array, window: Window, 
         own = jnp.diagonal(all_pairs, axis1=2, axis2=4)
         return jnp.moveaxis(own, -1, -2).reshape(*sides, channels, -1)
 
-    return side_by_side(compute, count)
+    return by_packs(compute, count)
 
 
-def spread(kernel: jax.Array, channels: int, groups: int) -> jax.Array:
+# What `Packed` can stand for.
+OPERATIONS = (forward_packed, data_packed, weights_packed)
+
+
+def kernels_of(kernel: jax.Array, channels: int, groups: int) -> jax.Array:
     """Returns the kernels of all packs, [packs, kh, kw, cin, cout] of a pack.
 
     `channels` are those of the images, in all.
     """
     *sides, own, features = kernel.shape
-    size = size_of(channels, features, groups)
-    each = kernel.reshape(*sides, 1, own, groups // size, size, -1)
+    count = count_of(channels, features, groups)
+    size = groups // count
+    each = kernel.reshape(*sides, 1, own, count, size, -1)
     each = jnp.moveaxis(each, -3, 0)
     same = jnp.eye(size, dtype=bool)[:, None, :, None]
-    return jnp.where(same, each, 0).reshape(len(each), *sides, size * own, -1)
+    return jnp.where(same, each, 0).reshape(count, *sides, size * own, -1)
 
 
 def piece(x: jax.Array, number: jax.Array, count: int) -> jax.Array:
@@ -112,7 +118,7 @@ def piece(x: jax.Array, number: jax.Array, count: int) -> jax.Array:
     return lax.dynamic_slice_in_dim(x, number * size, size, -1)
 
 
-def side_by_side(compute: Callable[[jax.Array], jax.Array], count: int) -> jax.Array:
+def by_packs(compute: Callable[[jax.Array], jax.Array], count: int) -> jax.Array:
     """Returns compute(0), compute(1), ... along the last axis, `count` of them."""
     like = jax.eval_shape(compute, 0)
 
