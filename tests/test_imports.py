@@ -77,7 +77,7 @@ ALLOWED = {
         "terminal",
         "workdirs",
     },
-    "memory": {"parallel", "run"},
+    "memory": {"consistency", "parallel", "run"},
     "programs": {"data", "memory", "parallel", "plan", "run"},
     "plan_table": {"plan", "run"},
     "batches": {"data", "parallel", "run", "several", "terminal"},

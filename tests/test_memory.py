@@ -12,6 +12,8 @@ import pytest
 import tiny_model
 
 from tljax import dry_run, host_memory, memory, models, parallel, programs, train
+from tljax.config import Config
+from tljax.consistency import batch_unit, check_dealing
 from tljax.errors import ConfigError, RunError
 from tljax.plan import Row
 from tljax.run import prepare
@@ -152,6 +154,25 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(
     assert re.search(r"a batch of 1[56] would fit", message)
     with pytest.raises(ConfigError, match=r"a batch of 1[56] would fit"):
         dry_run.dry_run(tiny)
+
+
+@pytest.mark.parametrize(
+    "task, compile_mode, devices, unit",
+    [
+        ("classification", "jit", 4, 4),
+        ("gan", "jit", 4, 12),
+        ("gan", "jit", 1, 6),
+        ("gan", "pmap", 4, 24),
+    ],
+)
+def test_a_batch_is_a_multiple_of_what_shares_it(task, compile_mode, devices, unit):
+    config = Config(task=task, compile=compile_mode)
+    config.gan.discriminator_steps = 6
+    assert batch_unit(config, devices) == unit
+    if task == "gan":
+        check_dealing(config, unit, devices)
+        with pytest.raises(ConfigError, match="must divide the batch"):
+            check_dealing(config, unit - devices, devices)
 
 
 def test_a_later_phase_that_does_not_fit_ends_the_run_in_the_first(

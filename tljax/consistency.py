@@ -1,5 +1,7 @@
 """Settings that are right alone and at odds with one another."""
 
+import math
+
 from tljax.data import operations, sources
 from tljax.errors import ConfigError
 from tljax.models import AUTOENCODERS, GANS, MODELS
@@ -182,12 +184,22 @@ def check_dealing(config, batch_size: int, num_devices: int) -> None:
     """
     steps = config.gan.discriminator_steps
     parts = num_devices if config.compile == "pmap" else 1
-    if config.task == "gan" and batch_size % (parts * steps):
+    if batch_size % batch_unit(config, num_devices):
         each = f", of which each device has {batch_size // parts}" if parts > 1 else ""
         raise ConfigError(
             f"config.gan.discriminator_steps = {steps} must divide the batch of "
             f"{batch_size} images{each}"
         )
+
+
+def batch_unit(config, num_devices: int) -> int:
+    """Returns the number that every batch is a multiple of."""
+    if config.task != "gan":
+        return num_devices
+    steps = config.gan.discriminator_steps
+    if config.compile == "pmap":
+        return num_devices * steps
+    return math.lcm(num_devices, steps)
 
 
 def check_unfreezing(config, step: int, place: str) -> None:

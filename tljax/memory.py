@@ -3,6 +3,7 @@
 import jax
 
 from tljax import parallel
+from tljax.consistency import batch_unit
 from tljax.errors import ConfigError, RunError
 from tljax.run import Run
 
@@ -17,7 +18,7 @@ def check(run: Run, program: jax.stages.Compiled) -> None:
         return
     beside = program.memory_analysis().temp_size_in_bytes
     share = 1 - (needs - has) / max(beside, 1)
-    fits = whole_parts(run, share * run.batch_size)
+    fits = whole_batch(run, share * run.batch_size)
     advice = f"a batch of {fits} would fit" if fits > 0 else "no batch would fit"
     raise ConfigError(
         f"{describe_batch(run)} needs about {needs / 1e9:.2f} GB on each device, "
@@ -31,7 +32,7 @@ def none_left(run: Run, compiled: list[jax.stages.Compiled], reason: str) -> Run
     It names what the largest of its steps needs, and half of the batch to go on with:
     all of it was to fit, but others may use the device.
     """
-    half = whole_parts(run, run.batch_size / 2)
+    half = whole_batch(run, run.batch_size / 2)
     needs, advice = "", f"take a batch of {half}" if half else "no batch is smaller"
     if compiled:
         largest = max(compiled, key=parallel.memory_needed)
@@ -63,6 +64,7 @@ def describe_batch(run: Run) -> str:
     )
 
 
-def whole_parts(run: Run, number: float) -> int:
-    """Returns the most images, up to a number, that the devices can share."""
-    return int(number) // run.mesh.size * run.mesh.size
+def whole_batch(run: Run, number: float) -> int:
+    """Returns the most images, up to a number, that can be a batch."""
+    unit = batch_unit(run.config, run.mesh.size)
+    return int(number) // unit * unit
