@@ -122,7 +122,7 @@ def folder(tmp_path):
     folder = tmp_path / "compiled"
     assert compiled.open_folder(folder)
     for name in "ab":
-        compiled.Programs(folder).put(f"jit_{name}", b"program " + name.encode())
+        compiled.Store(folder).put(f"jit_{name}", b"program " + name.encode())
     return folder
 
 
@@ -134,20 +134,20 @@ def test_a_program_is_kept_at_once(folder):
     """Whatever becomes of the process that compiled it."""
     compiled.evict(folder)
     assert entries(folder) == ["jit_a-program", "jit_b-program"]
-    assert compiled.Programs(folder).get("jit_a") == b"program a"
-    assert compiled.Programs(folder).get("jit_c") is None
+    assert compiled.Store(folder).get("jit_a") == b"program a"
+    assert compiled.Store(folder).get("jit_c") is None
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
 def test_a_damaged_program_is_compiled_again(folder, damage):
-    programs, path = compiled.Programs(folder), folder / "jit_a-program"
+    store, path = compiled.Store(folder), folder / "jit_a-program"
     content = path.read_bytes()
     flipped = content[:-1] + bytes([content[-1] ^ 1])
     path.write_bytes({"flipped": flipped, "cut": content[:-3], "empty": b""}[damage])
-    assert programs.get("jit_a") is None
+    assert store.get("jit_a") is None
     assert entries(folder) == ["jit_b-program"]
-    programs.put("jit_a", b"program a")
-    assert programs.get("jit_a") == b"program a"
+    store.put("jit_a", b"program a")
+    assert store.get("jit_a") == b"program a"
 
 
 def test_a_program_that_a_full_disk_cuts_short_is_not_kept(folder, monkeypatch):
@@ -158,14 +158,14 @@ def test_a_program_that_a_full_disk_cuts_short_is_not_kept(folder, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    compiled.Programs(folder).put("jit_c", b"program c")
+    compiled.Store(folder).put("jit_c", b"program c")
     assert entries(folder) == ["jit_a-program", "jit_b-program"]
 
 
 def test_the_programs_used_last_are_kept(folder, monkeypatch):
     for name in "ab":
         os.utime(folder / f"jit_{name}-program", (1, 1))
-    compiled.Programs(folder).get("jit_a")
+    compiled.Store(folder).get("jit_a")
     (folder / "of_xla").mkdir()
     monkeypatch.setattr(compiled, "LIMIT", 20)
     compiled.evict(folder)
@@ -190,9 +190,9 @@ def test_jax_asks_for_programs_here(tmp_path, monkeypatch):
     make = compiled.find_within_jax().get_file_cache
     jax.config.update("jax_compilation_cache_dir", None)
     found = []
-    get = compiled.Programs.get
+    get = compiled.Store.get
     monkeypatch.setattr(
-        compiled.Programs, "get", lambda *args: (found.append(get(*args)), found[-1])[1]
+        compiled.Store, "get", lambda *args: (found.append(get(*args)), found[-1])[1]
     )
     run = lambda: jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()  # noqa: E731
     try:

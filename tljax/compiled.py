@@ -50,7 +50,7 @@ def cache() -> Iterator[None]:
     before = {name: getattr(jax.config, name) for name in names}
     make = within.get_file_cache
     try:
-        within.get_file_cache = lambda path: (Programs(Path(path)), path)
+        within.get_file_cache = lambda path: (Store(Path(path)), path)
         within.reset_cache()
         # Many small programs take as long as a large one.
         for name, value in zip(names, (str(folder), 0.0), strict=True):
@@ -116,7 +116,7 @@ def evict(folder: Path) -> None:
                 path.unlink()
 
 
-class Programs:
+class Store:
     """Programs in a folder, as JAX asks for them: bytes by the key of what they are of.
 
     Several processes may use one folder.
