@@ -95,10 +95,16 @@ def test_a_division_is_that_of_scikit_learn(seed):
                 np.testing.assert_array_equal(part, wanted)
 
 
+def test_nothing_cannot_be_divided():
+    nothing = Split(None, np.zeros(0, np.int32), None)
+    with pytest.raises(DataError, match="it has no training images"):
+        splits.divide(nothing, np.arange(0), 0, "ab", Data())
+
+
 @pytest.mark.parametrize("count", [5, 55])
 def test_a_division_has_every_class_on_both_sides(count):
     labels = (np.arange(60) % 6).astype(np.int32)
-    with pytest.raises(DataError, match=f"of {count} and {60 - count} images, either"):
+    with pytest.raises(DataError, match=f"into {60 - count} and {count} images: each"):
         splits.divide(Split(None, labels, None), np.arange(60), count, "abcdef", Data())
 
 

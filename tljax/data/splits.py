@@ -117,6 +117,8 @@ def divide(
     They are those of scikit-learn's stratified `train_test_split`, whose import takes a
     second of every start. Raises DataError where a class has too few images for that.
     """
+    if not len(places):
+        raise DataError(f"cannot split {config.source!r}: it has no training images")
     labels = split.labels[places]
     present, sizes = np.unique(labels, return_counts=True)
     scarce = [class_names[label] for label in present[sizes == 1]]
@@ -127,12 +129,13 @@ def divide(
         )
     if not len(present) <= count <= len(places) - len(present):
         raise DataError(
-            f"cannot split {config.source!r}: of {count} and {len(places) - count} "
-            f"images, either is to have one of each of {len(present)} classes"
+            f"cannot split {config.source!r} into {len(places) - count} and {count} "
+            f"images: each part must have one of each of {len(present)} classes"
         )
     rng = np.random.RandomState(config.seed)
     numbers = apportion(sizes, len(places) - count, rng)
-    # It is all that is left; scikit-learn draws lots where this is rounded.
+    # What is taken is all that is left; scikit-learn apportions it none the less, and
+    # may draw lots for it: so must we, for the same numbers afterwards.
     apportion(sizes - numbers, count, rng)
     kept, taken = [], []
     for label, number in zip(present, numbers, strict=True):
