@@ -95,8 +95,7 @@ def open_run(workdir: Path, options: flags.FlagValues) -> tuple[Run, Saved]:
     saved = network.find(workdir, options.step, options.entry)
     parts = prepare(config, saved=saved)
     check_classes(parts, saved)
-    start.check_images(parts, saved, workdir)
-    start.check_config(workdirs.as_json(parts.config), saved)
+    start.check_saved(parts, workdir)
     return parts, saved
 
 

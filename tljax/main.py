@@ -12,7 +12,8 @@ def run(argv: list[str]) -> None:
     from tljax import command_line, dry_run, processes, terminal, train
     from tljax.stopwatch import Stopwatch, process_age
 
-    gc.freeze()  # Else all that is imported is looked through while steps are traced.
+    # Else the garbage collector looks through all that, many times, in every trace.
+    gc.freeze()
     stopwatch = Stopwatch(process_age())
     stopwatch.lap("import")
     if {"--help", "-help", "-h"} & set(argv[1:]):

@@ -1,5 +1,6 @@
 """Numbers on their way out: read one step late, checked, written to files."""
 
+import contextlib
 import functools
 import json
 import time
@@ -149,6 +150,11 @@ class Writer:
 
         return SummaryWriter(str(self.workdir), purge_step=self.first_step + 1)
 
+    def open(self) -> None:
+        """Opens what is opened late, where there is something to wait for anyway."""
+        with contextlib.suppress(OSError):  # It is warned of when it is written to.
+            _ = self.events
+
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Writes the metrics of a split; a full disk costs a warning, not the run."""
         line = json.dumps({"step": step, "split": split} | values)
@@ -195,6 +201,9 @@ class NoWriter:
 
     def __init__(self, terminal: Terminal):
         self.terminal = terminal
+
+    def open(self) -> None:
+        """Opens nothing."""
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Writes nothing."""

@@ -25,9 +25,9 @@ class Program:
         lower: Callable[[], jax.stages.Lowered],
         check: Callable[[jax.stages.Compiled], None] = lambda compiled: None,
     ):
-        """The worker is to call `lower`, to compile what it returns, and to check that.
+        """What `lower` returns is compiled by the worker, and then checked.
 
-        `tracing` and `compiling` are the seconds of the first two, once they are done.
+        `tracing` and `compiling` are the seconds of both, once they are done.
         """
         self.worker = worker
         self.lower = lower
@@ -46,7 +46,8 @@ class Program:
         Tracing holds the interpreter's lock, as drawing first values does: beside one
         another either takes longer than both in turn. Compiling does not hold it.
         """
-        self.future = self.worker.submit(self.compile, self.trace())
+        if self.future is None:
+            self.future = self.worker.submit(self.compile, self.trace())
 
     def trace(self) -> jax.stages.Lowered:
         """Returns the program, traced, and notes what it took."""
@@ -139,9 +140,9 @@ class Programs(NamedTuple):
 def compile_steps(run: Run, first_step: int = 0) -> Programs:
     """Returns the steps that a run takes after `first_step`, and that of evaluation.
 
-    The first of training is traced; that it is compiled is not waited for. Raises
-    ConfigError where the model cannot be trained on such a batch, as the others do when
-    they are first used, and all do where a device has too little memory for it.
+    The first of training is traced, which raises ConfigError where the model cannot be
+    trained on such a batch; that it is compiled is not waited for. When they are first
+    used, the others raise the same, and all where a device has too little memory.
     """
     worker = ThreadPoolExecutor(1, "compile")
     first = run.plan.phase_of(first_step)

@@ -36,8 +36,10 @@ def begin_or_resume(run: Run, workdir: Path) -> Start:
     """Returns the start of a run: saved beats given beats random.
 
     What the images are is kept in the workdir. Raises CheckpointError for a checkpoint
-    that is damaged or of another config, DataError where the images have changed.
+    that is damaged.
     """
+    if run.saved is not None:
+        return resume(run, run.saved)
     meta = {
         "config": workdirs.as_json(run.config),
         "class_names": list(run.source.class_names),
@@ -46,9 +48,6 @@ def begin_or_resume(run: Run, workdir: Path) -> Start:
         "plan": [dataclasses.asdict(row) for row in run.plan.rows.values()],
         "validations": [],
     }
-    if run.saved is not None:
-        check_images(run, run.saved, workdir)
-        return resume(run, run.saved, meta)
     if processes.is_first():
         workdirs.write_entries(workdir, run.source.entries)
     state, news = begin(run)
@@ -98,6 +97,16 @@ def enter_phase(run: Run, state: TrainState, phase: Phase) -> TrainState:
     return enter(state)
 
 
+def check_saved(run: Run, workdir: Path) -> None:
+    """Raises RunError where what a run goes on from is no start of it.
+
+    CheckpointError where it is of another config, DataError where images have changed.
+    """
+    if run.saved is not None:
+        check_images(run, run.saved, workdir)
+        check_config(workdirs.as_json(run.config), run.saved)
+
+
 def check_images(run: Run, saved: Saved, workdir: Path) -> None:
     """Raises DataError where images are not those that a run began with."""
     now = run.source.fingerprint()
@@ -119,10 +128,9 @@ def check_config(config: dict[str, Any], saved: Saved) -> None:
         )
 
 
-def resume(run: Run, saved: Saved, meta: dict[str, Any]) -> Start:
+def resume(run: Run, saved: Saved) -> Start:
     """Returns the start at what is saved, in the phase of the step that made it."""
     folder = saved.folder
-    check_config(meta["config"], saved)
     phase = run.plan.phase_of(max(int(folder.name) - 1, 0))
     wanted = run.abstract_state(phase)
     state = checkpoint.restore(folder, wanted, run.placements(wanted))

@@ -32,7 +32,7 @@ from tljax.programs import Programs, compile_steps, lower_train_step
 from tljax.recalibrate import recalibrate
 from tljax.run import Run, call_lengths, load_given, prepare
 from tljax.signals import stop_request
-from tljax.start import Start, begin_or_resume, enter_phase
+from tljax.start import Start, begin_or_resume, check_saved, enter_phase
 from tljax.state import TrainState
 from tljax.stopwatch import Stopwatch
 from tljax.terminal import Terminal
@@ -61,7 +61,9 @@ def train_and_evaluate(
             run = with_pretraining(run, workdir)
             if config.pretrain is not None:
                 stopwatch.lap("pretraining")
-            # A thread compiles the steps while weights and images are made ready.
+            check_saved(run, workdir)
+            # The first step is traced; a thread compiles it while weights and images
+            # are made ready, and the other steps while it trains.
             with (
                 closing(compile_steps(run, run.first_step)) as programs,
                 enough(run, programs),
@@ -190,6 +192,7 @@ def train(
             train_steps = programs.step(phase)
             state, metrics = train_steps(state, next(batches), stored)
             if step == start.step:
+                writer.open()  # The device has work meanwhile.
                 jax.block_until_ready(metrics)
                 stopwatch.lap("first step")
                 terminal.say(stopwatch.line(first_program.compiling))
