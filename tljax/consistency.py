@@ -184,7 +184,7 @@ def check_dealing(config, batch_size: int, num_devices: int) -> None:
     """
     steps = config.gan.discriminator_steps
     parts = num_devices if config.compile == "pmap" else 1
-    if batch_size % batch_unit(config, num_devices):
+    if config.task == "gan" and batch_size % batch_unit(config, num_devices):
         each = f", of which each device has {batch_size // parts}" if parts > 1 else ""
         raise ConfigError(
             f"config.gan.discriminator_steps = {steps} must divide the batch of "
