@@ -368,11 +368,10 @@ def test_batches_in_parts_on_many_devices(form, size, monkeypatch):
 
 
 def test_a_part_is_a_divisor_of_the_batch(monkeypatch):
-    monkeypatch.setattr(parts, "AT_ONCE", 100)
-    found = {
-        (b, n): parts.size_of(b, n) for b, n in [(8, 10), (9, 20), (7, 20), (4, 999)]
-    }
-    assert found == {(8, 10): 8, (9, 20): 3, (7, 20): 1, (4, 999): 1}
+    """And all of it where it has no more than twice the values of a part."""
+    cases = [(8, 10), (10, 20), (12, 20), (13, 20), (4, 999)]
+    found = {(b, n): parts.size_of(b, n, 100) for b, n in cases}
+    assert found == {(8, 10): 8, (10, 20): 10, (12, 20): 4, (13, 20): 1, (4, 999): 1}
 
 
 def test_layers_of_one_shape_are_traced_once(monkeypatch):

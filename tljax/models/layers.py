@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from tljax.models import devices, lowering
 from tljax.models.initializers import kaiming_normal
+from tljax.models.lowering import parts
 from tljax.models.normalization import along_last, normalize_batch, scale_and_shift
 
 
@@ -136,7 +137,7 @@ def few_at_a_time(
     caches. Not where the module writes variables: a loop only reads them.
     """
     mode = lowering.current.get()
-    size = lowering.size_of(len(images), values)
+    size = parts.size_of(len(images), values, parts.AT_ONCE)
     whole = size == len(images) or mode.divided or mode.plain or not mode.on_cpu
     kinds = ("params", "batch_stats", "intermediates")
     if whole or any(module.is_mutable_collection(kind) for kind in kinds):

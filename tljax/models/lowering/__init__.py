@@ -9,7 +9,6 @@ from tljax.models.lowering.mode import (
     plain,
     side_by_side,
 )
-from tljax.models.lowering.parts import size_of
 
 __all__ = [
     "Window",
@@ -19,5 +18,4 @@ __all__ = [
     "inside_loop",
     "plain",
     "side_by_side",
-    "size_of",
 ]

@@ -169,7 +169,7 @@ def weights_patches(
         return contract_pixels(patches_of(images, window), outputs)
 
     values = math.prod((*window.extents(images.shape), *shape[:3]))
-    size = parts.size_of(len(images), values)
+    size = parts.size_of(len(images), values, parts.PATCHES_AT_ONCE)
     return parts.summed(contribute, images, outputs, size).reshape(shape)
 
 

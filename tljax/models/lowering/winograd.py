@@ -72,6 +72,8 @@ LARGE = create_tile((0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5)))
 # Sums over the rows of both sides turn the left one, which takes the library long where
 # it has up to so many columns: turned before, products of 512 rows and 64 columns are
 # 1.4 times as fast, and those of 128 no faster (2 cores of an AMD EPYC with AVX-512).
+# But what is turned has to be in memory: turned while it is computed, it takes 6 times
+# as long (jax 0.10.2, an Intel Xeon of the fourth generation).
 TURNED = 64
 
 
@@ -137,7 +139,8 @@ def convolved(tile: Tile, images, transformed, axis: int, window: Window) -> jax
         places = per_place(tiles, transformed, contracted=(2, axis - 1))
         return to_outputs(tile, places.reshape(*tiles.shape[:-1], -1), extents)
 
-    size = parts.size_of(len(images), values_of(tile, images, extents))
+    values = values_of(tile, images, extents)
+    size = parts.size_of(len(images), values, parts.AT_ONCE)
     return parts.by_parts(convolve, images, size).astype(images.dtype)
 
 
@@ -151,7 +154,8 @@ def weights(tile: Tile, images: jax.Array, outputs: jax.Array, window: Window):
 
     values = values_of(tile, images, window.extents(images.shape))
     kept = tile.side**2 * images.shape[-1] * outputs.shape[-1]
-    size = parts.size_of(len(images), values, kept)
+    # To a sum that is larger than the tiles, fewer parts are added.
+    size = parts.size_of(len(images), values, max(parts.AT_ONCE, kept))
     places = parts.summed(contribute, images, outputs, size)
     places = places.reshape(tile.side, tile.side, *places.shape[1:])
     return to_kernel(tile, places).astype(images.dtype)
@@ -171,7 +175,8 @@ def per_place(a: jax.Array, b: jax.Array, contracted: tuple[int, int]) -> jax.Ar
     a, b = (side.reshape(len(side) ** 2, -1, side.shape[-1]) for side in (a, b))
     left, right = contracted
     if left == 1 and a.shape[-1] <= TURNED:
-        a, left = lax.optimization_barrier(a.swapaxes(1, 2)), 2
+        turned = lax.optimization_barrier(a).swapaxes(1, 2)
+        a, left = lax.optimization_barrier(turned), 2
     return lax.dot_general(a, b, (((left,), (right,)), ((0,), (0,))))
 
 
