@@ -10,7 +10,7 @@ if importlib.util.find_spec("torch"):
     from benchmarks.torch_side import import_torchvision
 
     import_torchvision()  # Here, as some builds of torch need its help.
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # pytest takes a process for each core.
 
 
 @pytest.fixture
