@@ -367,7 +367,7 @@ def test_batches_in_parts_on_many_devices(form, size, monkeypatch):
     close(jax.vmap(weights)(images[None], outputs[None])[0], expected)
 
 
-def test_a_part_is_a_divisor_of_the_batch(monkeypatch):
+def test_a_part_is_a_divisor_of_the_batch():
     """And all of it where it has no more than twice the values of a part."""
     cases = [(8, 10), (10, 20), (12, 20), (13, 20), (4, 999)]
     found = {(b, n): parts.size_of(b, n, 100) for b, n in cases}
