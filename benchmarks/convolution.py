@@ -29,15 +29,17 @@ from benchmarks.throughput import STEMS
 from tljax import models, parallel
 from tljax.errors import ConfigError
 from tljax.models import lowering
-from tljax.models.lowering import choice, mode
+from tljax.models.lowering import choice
 from tljax.models.lowering.choice import Case
 from tljax.models.lowering.forms import Window
+from tljax.tasks.classification import PRECISIONS
 
 OPERATIONS = {
     "forward": choice.FORWARD,
     "data": choice.DATA,
     "weights": choice.WEIGHTS,
 }
+SETTINGS = ("model", "stem", "shapes", "precision", "looped")
 SMOKE = {"shapes": "2,4,8,8,3,1;2,4,8,8,1,1", "repeats": 2}
 
 
@@ -47,6 +49,7 @@ def define(values: flags.FlagValues) -> None:
         ("model", "resnet50", "whose convolutions are measured"),
         ("stem", "standard", "of the model"),
         ("shapes", "", "instead of a model's, see above"),
+        ("precision", "float32", "of all arrays, float32 or bfloat16"),
     ):
         flags.DEFINE_string(name, default, doc, flag_values=values)
     command.define_numbers(
@@ -59,7 +62,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("looped", False, doc, flag_values=values)
 
 
-def parse(text: str, looped: bool = False) -> Case:
+def parse(text: str, dtype: jnp.dtype = jnp.float32, looped: bool = False) -> Case:
     """Returns the case that a shape describes; raises ConfigError."""
     numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
     if len(numbers) not in (6, 7) or min(numbers) < 1:
@@ -75,22 +78,24 @@ def parse(text: str, looped: bool = False) -> Case:
         (batch, extent, extent, cin),
         (kernel, kernel, cin // groups, cout),
         Window((kernel, kernel), stride, sides, groups),
+        dtype,
         looped,
     )
 
 
 def cases_of(values: flags.FlagValues) -> dict[Case, int]:
     """Returns the convolutions that flags name, and how often each is computed."""
+    how = PRECISIONS[values.precision] or jnp.float32, values.looped
     if values.shapes:
         texts = values.shapes.split(";")
-        return dict(collections.Counter(parse(text, values.looped) for text in texts))
+        return dict(collections.Counter(parse(text, *how) for text in texts))
     model = models.create(values.model, stem=values.stem)
     shape = (values.batch_size, values.image_size, values.image_size, 3)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     found = collections.Counter()
 
     def note(images, kernel, window):
-        found[Case(images.shape, kernel.shape, window, values.looped)] += 1
+        found[Case(images.shape, kernel.shape, window, *how)] += 1
         return convolve(images, kernel, window)
 
     convolve, lowering.convolve = lowering.convolve, note
@@ -135,7 +140,9 @@ def draw(case: Case) -> list[jax.Array]:
     outputs = (case.batch, height, width, case.kernel[-1])
     keys = jax.random.split(jax.random.key(0), 3)
     shapes = case.images, case.kernel, outputs
-    return [jax.random.normal(*pair) for pair in zip(keys, shapes, strict=True)]
+    return [
+        jax.random.normal(*pair, case.dtype) for pair in zip(keys, shapes, strict=True)
+    ]
 
 
 def measure(operation: str, case: Case, turns: int) -> tuple[dict[str, Any], str]:
@@ -155,9 +162,7 @@ def measure(operation: str, case: Case, turns: int) -> tuple[dict[str, Any], str
     times = timing.take_turns(sides, turns, 1)
     around = np.array(times.pop(""))
     times = {name: np.maximum(all - around, 1e-6) for name, all in times.items()}
-    looped = mode.Mode(looped=case.looped)
-    chosen = choice.form_of(rows, case.images, case.kernel, case.window, looped)
-    return times, chosen.__name__.split("_")[1]
+    return times, choice.choose(rows, case).__name__.split("_")[1]
 
 
 def describe(operation: str, case: Case, times: dict[str, Any], chosen: str):
@@ -186,7 +191,7 @@ def run(argv: list[str]) -> None:
     values = command.parse(argv, __doc__, define, SMOKE)
     if values is None:
         return
-    command.check(values, model=models.MODELS, stem=STEMS)
+    command.check(values, model=models.MODELS, stem=STEMS, precision=PRECISIONS)
     rows, ours, xla = [], 0.0, 0.0
     for case, count in cases_of(values).items():
         print(f"{case.images} * {case.kernel} / {case.window.stride}, {count} times")
@@ -200,7 +205,7 @@ def run(argv: list[str]) -> None:
         ratio = timing.ratio(ours, xla)
     result = {
         "benchmark": "convolution",
-        **{name: values[name].value for name in ("model", "stem", "shapes", "looped")},
+        **{name: values[name].value for name in SETTINGS},
         "image_size": values.image_size,
         "batch_size": values.batch_size,
         "cases": rows,

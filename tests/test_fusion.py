@@ -44,20 +44,21 @@ def fusions(infers):
 def test_normalisation_is_part_of_the_products():
     """And no array of zeros is read. Alone, a product goes through memory."""
     assert fusion.is_known()
-    grown = fusions(infers=True)
+    grown = fusions("float32")
     assert grown
     assert all("kind=kCustom" in line for line in grown)
-    assert any("kind=kLoop" in line for line in fusions(infers=False))
+    assert any("kind=kLoop" in line for line in fusions(""))
 
 
 def test_where_it_is_left_out(monkeypatch):
-    assert fusion.compiler_options("cpu") == fusion.GROWN
-    assert fusion.compiler_options("gpu") == {}
+    assert fusion.compiler_options("cpu", "float32") == fusion.GROWN
+    assert fusion.compiler_options("cpu", "bfloat16") == {}
+    assert fusion.compiler_options("gpu", "float32") == {}
     monkeypatch.setenv("XLA_FLAGS", f"--{fusion.NAME}=-reduce")
-    assert fusion.compiler_options("cpu") == {}
+    assert fusion.compiler_options("cpu", "float32") == {}
 
 
 def test_an_xla_that_does_not_know_it(monkeypatch):
     monkeypatch.setattr(fusion, "GROWN", {"xla_cpu_no_such_option": "1"})
     monkeypatch.setattr(fusion, "is_known", fusion.is_known.__wrapped__)
-    assert fusion.compiler_options("cpu") == {}
+    assert fusion.compiler_options("cpu", "float32") == {}

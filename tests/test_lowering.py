@@ -1,6 +1,5 @@
 """Convolutions in every form are XLA's, as are their gradients of any order."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,7 +10,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tljax import parallel
 from tljax.models import lowering
-from tljax.models.lowering import choice, forms, grouped, mode, parts, winograd
+from tljax.models.lowering import (
+    choice,
+    forms,
+    mode,
+    parts,
+    processor,
+    winograd,
+)
 from tljax.models.lowering.convolution import trimmed
 from tljax.models.lowering.forms import Window
 
@@ -31,6 +37,11 @@ WINDOWS = {
     "packs": ((4, 3, 32), (3, 3, 8, 32), Window((3, 3), 1, ((1, 1), (1, 1)), 4)),
     "groups/2": ((5, 4, 6), (3, 3, 2, 9), Window((3, 3), 2, ((1, 1), (1, 1)), 3)),
 }
+
+# And whether the CPU is taken for one that multiplies bfloat16 by itself.
+DTYPES = [
+    ("float64", False), ("float32", False), ("bfloat16", False), ("bfloat16", True)
+]  # fmt: skip
 
 
 def draw(name, dtype=np.float32, batch=2):
@@ -54,9 +65,10 @@ def applying(rows, name):
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-def test_every_form_is_xlas_to_rounding(name, dtype):
+@pytest.mark.parametrize("dtype, fast", DTYPES)
+def test_every_form_is_xlas_to_rounding(name, dtype, fast, monkeypatch):
     """XLA's in float64 is the measure; a form's float32 is as near as its own is."""
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: fast)
     window = WINDOWS[name][2]
     shapes = [part.shape for part in draw(name)]
     with jax.enable_x64(True):
@@ -293,26 +305,6 @@ def test_what_meets_padding_alone_is_left_out(extents, stride):
     jax.tree.map(close, found, expected)
 
 
-def test_the_first_row_that_holds_is_taken():
-    window = WINDOWS["3"][2]
-    large = choice.Case((8, 56, 56, 64), (3, 3, 64, 64), window)
-    thin = choice.Case((8, 56, 56, 32), (3, 3, 32, 32), window)
-    tiny = choice.Case((32, 2, 2, 512), (3, 3, 512, 512), window)
-    odd = choice.Case((8, 14, 14, 256), (3, 3, 256, 256), window)
-    assert choice.choose(choice.FORWARD, large) is winograd.forward_winograd4
-    assert choice.choose(choice.FORWARD, odd) is winograd.forward_winograd2
-    assert choice.choose(choice.FORWARD, thin) is forms.forward_xla
-    assert choice.choose(choice.FORWARD, tiny) is forms.forward_patches
-    assert choice.choose(choice.DATA, large) is winograd.data_winograd4
-    assert choice.choose(choice.DATA, odd) is winograd.data_winograd2
-    assert choice.choose(choice.DATA, thin) is forms.data_xla
-    assert choice.choose(choice.WEIGHTS, thin) is winograd.weights_winograd4
-    assert choice.choose(choice.WEIGHTS, odd) is winograd.weights_winograd2
-    models = dataclasses.replace(large, stacked=True)
-    assert choice.choose(choice.FORWARD, models) is forms.forward_patches
-    assert choice.choose(choice.WEIGHTS, models) is forms.weights_crossed
-
-
 @pytest.mark.parametrize("extent", [8, 7])
 def test_winograd_loses_no_digits_with_many_channels(extent):
     """By 4x4 and by 2x2 pixels: 128 channels, as a network has them, beside float64."""
@@ -394,42 +386,3 @@ def test_layers_of_one_shape_are_traced_once(monkeypatch):
 
     jax.jit(jax.grad(loss, (0, 1))).lower(images, [kernel] * 3)
     assert len(traced) == 3
-
-
-@pytest.mark.parametrize(
-    "channels, features, groups, count, form",
-    [
-        (128, 128, 32, 8, "forward_xla"),
-        (24, 24, 6, 2, "forward_xla"),
-        (8, 16, 4, 1, "forward_xla"),
-        (35, 35, 5, 5, "forward_xla"),
-        (256, 256, 2, 2, "forward_winograd4"),
-    ],
-)
-def test_groups_of_a_pack(channels, features, groups, count, form):
-    """As many as have 16 channels together and divide all; a pack is as without any."""
-    window = Window((3, 3), 1, ((1, 1), (1, 1)), groups)
-    kernel = (3, 3, channels // groups, features)
-    case = choice.Case((8, 12, 12, channels), kernel, window)
-    assert grouped.count_of(channels, features, groups) == count
-    wide = channels // count, features // count
-    assert (case.pack.images[-1], case.pack.kernel[2:]) == (wide[0], wide)
-    assert choice.choose(choice.FORWARD, case).form.__name__ == form
-
-
-@pytest.mark.parametrize(
-    "extent, channels, stride, form",
-    [
-        (16, 32, 1, "data_winograd4"),
-        (14, 32, 1, "data_turned"),
-        (16, 16, 1, "data_turned"),
-        (8, 16, 1, "data_patches"),
-        (16, 16, 2, "data_patches"),
-    ],
-)
-def test_gradients_of_images_in_a_loop(extent, channels, stride, form):
-    """None is XLA's own, which is 10 to 60 times slower there."""
-    window = Window((3, 3), stride, ((1, 1), (1, 1)))
-    kernel = (3, 3, channels, channels)
-    case = choice.Case((64, extent, extent, channels), kernel, window, looped=True)
-    assert choice.choose(choice.DATA, case).__name__ == form

@@ -15,13 +15,15 @@ NAME = "xla_cpu_experimental_ynn_fusion_type"
 GROWN = {NAME: "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"}
 
 
-def compiler_options(platform: str) -> Mapping[str, str]:
-    """Returns the options for XLA: {} where it is not for CPUs, or does not know them.
+def compiler_options(platform: str, precision: str) -> Mapping[str, str]:
+    """Returns the options for XLA of a program that infers in "float32" or "bfloat16".
 
-    Where XLA_FLAGS has the name, with whatever value, that is left as it is.
+    {} where they do not help, or XLA does not know them. Where XLA_FLAGS has the name,
+    with whatever value, that is left as it is.
     """
     told = NAME in os.environ.get("XLA_FLAGS", "")
-    return GROWN if platform == "cpu" and not told and is_known() else {}
+    helps = platform == "cpu" and precision == "float32"
+    return GROWN if helps and not told and is_known() else {}
 
 
 @functools.cache

@@ -59,7 +59,9 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     name, see, variables = open_network(place, run)
     size, crop = run.batch_size, run.transform.crop
     images = jax.ShapeDtypeStruct((size, crop, crop, run.source.channels), jnp.uint8)
-    look, _ = parallel.compile_step(see, variables, images, mesh=run.mesh, infers=True)
+    look, _ = parallel.compile_step(
+        see, variables, images, mesh=run.mesh, infers="float32"
+    )
     look = functools.partial(look, variables)
     draw = functools.partial(run.task.sample, model=run.model)
     sample, _ = parallel.compile_step(

@@ -132,7 +132,7 @@ def compile_predict(
         variables,
         batch,
         mesh=mesh,
-        infers=True,
+        infers=config.precision,
     )
     return program
 

@@ -66,21 +66,24 @@ def traced_once(form, a: jax.Array, b: jax.Array, settings: tuple) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def forward(images, kernel, window: Window, mode: Mode) -> jax.Array:
     """Returns the convolution."""
-    form = choice.form_of(choice.FORWARD, images.shape, kernel.shape, window, mode)
+    shapes = images.shape, kernel.shape
+    form = choice.form_of(choice.FORWARD, *shapes, window, images.dtype, mode)
     return traced_once(form, images, kernel, (window,))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def data(outputs, kernel, window: Window, mode: Mode, shape) -> jax.Array:
     """Returns the gradient of images of `shape`, given that of the outputs."""
-    form = choice.form_of(choice.DATA, shape, kernel.shape, window, mode)
+    shapes = shape, kernel.shape
+    form = choice.form_of(choice.DATA, *shapes, window, outputs.dtype, mode)
     return traced_once(form, outputs, kernel, (window, shape))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def weights(images, outputs, window: Window, mode: Mode, shape) -> jax.Array:
     """Returns the gradient of a kernel of `shape`, given that of the outputs."""
-    form = choice.form_of(choice.WEIGHTS, images.shape, shape, window, mode)
+    shapes = images.shape, shape
+    form = choice.form_of(choice.WEIGHTS, *shapes, window, images.dtype, mode)
     return traced_once(form, images, outputs, (window, shape))
 
 

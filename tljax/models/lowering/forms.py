@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tljax.models.lowering import parts
+from tljax.models.lowering import parts, processor
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -174,9 +174,16 @@ def weights_patches(
 
 
 def patches_of(images: jax.Array, window: Window) -> jax.Array:
-    """Returns the patches of all windows, [b, oh, ow, kh * kw * cin]."""
+    """Returns the patches of all windows, [b, oh, ow, kh * kw * cin].
+
+    Those of bfloat16 as whole numbers: jax 0.10.2 would widen them to move them.
+    """
+    dtype = images.dtype
+    if dtype == jnp.bfloat16:
+        images = lax.bitcast_convert_type(images, jnp.uint16)
     columns = jnp.concatenate(met_along(images, 2, window), axis=3)
-    return jnp.concatenate(met_along(columns, 1, window), axis=3)
+    patches = jnp.concatenate(met_along(columns, 1, window), axis=3)
+    return lax.bitcast_convert_type(patches, dtype)
 
 
 def met_along(images: jax.Array, axis: int, window: Window) -> list[jax.Array]:
@@ -240,8 +247,20 @@ def add_up(parts: list[jax.Array]) -> jax.Array:
 
 
 def contract(a: jax.Array, axis: int, matrix: jax.Array, side: int) -> jax.Array:
-    """Returns the sum over one axis of `a` and one side of a matrix."""
-    return lax.dot_general(a, matrix, (((axis,), (side,)), ((), ())))
+    """Returns the sum over one axis of `a` and one side of a matrix.
+
+    In bfloat16, which some CPUs multiply five times as fast as float32, it is summed up
+    in float32 and rounded once; asked for bfloat16, jax 0.10.2 computes with float32.
+    """
+    dtype = a.dtype
+    wide = jnp.float32 if is_fast_half(dtype) else None
+    axes = (((axis,), (side,)), ((), ()))
+    return lax.dot_general(a, matrix, axes, preferred_element_type=wide).astype(dtype)
+
+
+def is_fast_half(dtype: jnp.dtype) -> bool:
+    """Returns whether this is bfloat16, on a CPU that multiplies it by itself."""
+    return dtype == jnp.bfloat16 and processor.multiplies_bfloat16()
 
 
 def contract_pixels(a: jax.Array, b: jax.Array) -> jax.Array:

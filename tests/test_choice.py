@@ -1,0 +1,103 @@
+"""Which form of a convolution is taken where."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+
+from tljax.models.lowering import choice, forms, grouped, processor, winograd
+from tljax.models.lowering.forms import Window
+
+# Of 3x3 at stride 1.
+WINDOW = Window((3, 3), 1, ((1, 1), (1, 1)))
+
+
+def test_the_first_row_that_holds_is_taken():
+    large = choice.Case((8, 56, 56, 64), (3, 3, 64, 64), WINDOW)
+    thin = choice.Case((8, 56, 56, 32), (3, 3, 32, 32), WINDOW)
+    tiny = choice.Case((32, 2, 2, 512), (3, 3, 512, 512), WINDOW)
+    odd = choice.Case((8, 14, 14, 256), (3, 3, 256, 256), WINDOW)
+    assert choice.choose(choice.FORWARD, large) is winograd.forward_winograd4
+    assert choice.choose(choice.FORWARD, odd) is winograd.forward_winograd2
+    assert choice.choose(choice.FORWARD, thin) is forms.forward_xla
+    assert choice.choose(choice.FORWARD, tiny) is forms.forward_patches
+    assert choice.choose(choice.DATA, large) is winograd.data_winograd4
+    assert choice.choose(choice.DATA, odd) is winograd.data_winograd2
+    assert choice.choose(choice.DATA, thin) is forms.data_xla
+    assert choice.choose(choice.WEIGHTS, thin) is winograd.weights_winograd4
+    assert choice.choose(choice.WEIGHTS, odd) is winograd.weights_winograd2
+    grey = choice.Case((64, 8, 8, 1), (3, 3, 1, 16), WINDOW)
+    coloured = choice.Case((64, 8, 8, 4), (3, 3, 4, 16), WINDOW)
+    assert choice.choose(choice.WEIGHTS, grey) is forms.weights_patches
+    assert choice.choose(choice.WEIGHTS, coloured) is forms.weights_crossed
+    models = dataclasses.replace(large, stacked=True)
+    assert choice.choose(choice.FORWARD, models) is forms.forward_patches
+    assert choice.choose(choice.WEIGHTS, models) is forms.weights_crossed
+
+
+def test_bfloat16_has_forms_of_its_own_where_it_is_fast(monkeypatch):
+    like = {"dtype": jnp.dtype("bfloat16")}
+    small = choice.Case((8, 14, 14, 256), (3, 3, 256, 256), WINDOW, **like)
+    large = choice.Case((8, 56, 56, 64), (3, 3, 64, 64), WINDOW, **like)
+    tables = choice.FORWARD, choice.DATA
+    for fast in (True, False):
+        monkeypatch.setattr(processor, "multiplies_bfloat16", lambda fast=fast: fast)
+        expected = forms.forward_patches if fast else winograd.forward_winograd2
+        assert choice.choose(choice.FORWARD, small) is expected
+        single = dataclasses.replace(small, dtype=jnp.dtype("float32"))
+        assert choice.choose(choice.FORWARD, single) is winograd.forward_winograd2
+        assert [choice.choose(table, large) for table in tables] == [
+            winograd.forward_winograd4, winograd.data_winograd4
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "flags, expected", [("avx512_bf16 amx_bf16 amx_tile", True), ("avx512_bf16", False)]
+)
+def test_what_the_processor_can_do_is_what_linux_says(
+    flags, expected, tmp_path, monkeypatch
+):
+    path = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "INFO", path)
+    assert not processor.multiplies_bfloat16.__wrapped__()  # There is no such file.
+    path.write_text(f"processor\t: 0\nflags\t\t: fpu {flags}\n")
+    assert processor.multiplies_bfloat16.__wrapped__() is expected
+
+
+@pytest.mark.parametrize(
+    "channels, features, groups, count, form",
+    [
+        (128, 128, 32, 8, "forward_xla"),
+        (24, 24, 6, 2, "forward_xla"),
+        (8, 16, 4, 1, "forward_xla"),
+        (35, 35, 5, 5, "forward_xla"),
+        (256, 256, 2, 2, "forward_winograd4"),
+    ],
+)
+def test_groups_of_a_pack(channels, features, groups, count, form):
+    """As many as have 16 channels together and divide all; a pack is as without any."""
+    window = Window((3, 3), 1, ((1, 1), (1, 1)), groups)
+    kernel = (3, 3, channels // groups, features)
+    case = choice.Case((8, 12, 12, channels), kernel, window)
+    assert grouped.count_of(channels, features, groups) == count
+    wide = channels // count, features // count
+    assert (case.pack.images[-1], case.pack.kernel[2:]) == (wide[0], wide)
+    assert choice.choose(choice.FORWARD, case).form.__name__ == form
+
+
+@pytest.mark.parametrize(
+    "extent, channels, stride, form",
+    [
+        (16, 32, 1, "data_winograd4"),
+        (14, 32, 1, "data_turned"),
+        (16, 16, 1, "data_turned"),
+        (8, 16, 1, "data_patches"),
+        (16, 16, 2, "data_patches"),
+    ],
+)
+def test_gradients_of_images_in_a_loop(extent, channels, stride, form):
+    """None is XLA's own, which is 10 to 60 times slower there."""
+    window = Window((3, 3), stride, ((1, 1), (1, 1)))
+    kernel = (3, 3, channels, channels)
+    case = choice.Case((64, extent, extent, channels), kernel, window, looped=True)
+    assert choice.choose(choice.DATA, case).__name__ == form
