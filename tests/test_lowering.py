@@ -1,6 +1,7 @@
 """Convolutions in every form are XLA's, as are their gradients of any order."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +40,10 @@ WINDOWS = {
 }
 
 # And whether the CPU is taken for one that multiplies bfloat16 by itself.
-DTYPES = [
-    ("float64", False), ("float32", False), ("bfloat16", False), ("bfloat16", True)
-]  # fmt: skip
+WAYS = [
+    *itertools.product(WINDOWS, ["float64", "float32", "bfloat16"], [False]),
+    *[(name, "bfloat16", True) for name in ("pixel", "pixel/2", "3", "3/2")],
+]
 
 
 def draw(name, dtype=np.float32, batch=2):
@@ -64,8 +66,7 @@ def applying(rows, name):
     }
 
 
-@pytest.mark.parametrize("name", WINDOWS)
-@pytest.mark.parametrize("dtype, fast", DTYPES)
+@pytest.mark.parametrize("name, dtype, fast", WAYS)
 def test_every_form_is_xlas_to_rounding(name, dtype, fast, monkeypatch):
     """XLA's in float64 is the measure; a form's float32 is as near as its own is."""
     monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: fast)
