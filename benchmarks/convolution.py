@@ -9,7 +9,8 @@ the kernel are timed in each form that fits, in turns; beside the median in ms s
 its share of all operations in GFLOP/s, and a star at the form that is chosen. What
 stands before an operation in a network, and reads or writes the same arrays, stands
 before it here: an elementwise operation on both sides, whose own time is taken off.
-With `--looped` all stands in the body of a loop. `ratio` is XLA's own time over that of
+With `--looped` all stands in the body of a loop, with `--precision=bfloat16` all arrays
+are of it. `ratio` is XLA's own time over that of
 the chosen forms, summed over the network, turn by turn; null where XLA's own form would
 take minutes.
 """
@@ -29,7 +30,7 @@ from benchmarks.throughput import STEMS
 from tljax import models, parallel
 from tljax.errors import ConfigError
 from tljax.models import lowering
-from tljax.models.lowering import choice
+from tljax.models.lowering import choice, mode
 from tljax.models.lowering.choice import Case
 from tljax.models.lowering.forms import Window
 from tljax.tasks.classification import PRECISIONS
@@ -162,7 +163,9 @@ def measure(operation: str, case: Case, turns: int) -> tuple[dict[str, Any], str
     times = timing.take_turns(sides, turns, 1)
     around = np.array(times.pop(""))
     times = {name: np.maximum(all - around, 1e-6) for name, all in times.items()}
-    return times, choice.choose(rows, case).__name__.split("_")[1]
+    how = case.window, case.dtype, mode.Mode(looped=case.looped)
+    chosen = choice.form_of(rows, case.images, case.kernel, *how)
+    return times, chosen.__name__.split("_")[1]
 
 
 def describe(operation: str, case: Case, times: dict[str, Any], chosen: str):

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import pytest
 
+from tljax.models import lowering
 from tljax.models.lowering import choice, forms, grouped, processor, winograd
 from tljax.models.lowering.forms import Window
 
@@ -29,26 +31,63 @@ def test_the_first_row_that_holds_is_taken():
     grey = choice.Case((64, 8, 8, 1), (3, 3, 1, 16), WINDOW)
     coloured = choice.Case((64, 8, 8, 4), (3, 3, 4, 16), WINDOW)
     assert choice.choose(choice.WEIGHTS, grey) is forms.weights_patches
+    wide = choice.Case((2, 300, 300, 3), (3, 3, 3, 16), WINDOW)
+    assert choice.choose(choice.WEIGHTS, wide) is forms.weights_patches
     assert choice.choose(choice.WEIGHTS, coloured) is forms.weights_crossed
     models = dataclasses.replace(large, stacked=True)
     assert choice.choose(choice.FORWARD, models) is forms.forward_patches
     assert choice.choose(choice.WEIGHTS, models) is forms.weights_crossed
 
 
-def test_bfloat16_has_forms_of_its_own_where_it_is_fast(monkeypatch):
-    like = {"dtype": jnp.dtype("bfloat16")}
-    small = choice.Case((8, 14, 14, 256), (3, 3, 256, 256), WINDOW, **like)
-    large = choice.Case((8, 56, 56, 64), (3, 3, 64, 64), WINDOW, **like)
-    tables = choice.FORWARD, choice.DATA
-    for fast in (True, False):
-        monkeypatch.setattr(processor, "multiplies_bfloat16", lambda fast=fast: fast)
-        expected = forms.forward_patches if fast else winograd.forward_winograd2
-        assert choice.choose(choice.FORWARD, small) is expected
-        single = dataclasses.replace(small, dtype=jnp.dtype("float32"))
-        assert choice.choose(choice.FORWARD, single) is winograd.forward_winograd2
-        assert [choice.choose(table, large) for table in tables] == [
-            winograd.forward_winograd4, winograd.data_winograd4
-        ]  # fmt: skip
+# Extent of the output, channels, stride, and the forms forward and of images' gradients
+# in bfloat16 where it is fast.
+HALVES = [
+    (7, 512, 1, "patches", "patches"),
+    (14, 256, 1, "patches", "winograd2"),
+    (28, 128, 1, "winograd4", "winograd4"),
+    (28, 128, 2, "patches", "patches"),
+    (56, 64, 2, "xla", "xla"),
+    (28, 16, 2, "xla", "xla"),
+]
+
+
+@pytest.mark.parametrize("extent, channels, stride, forward, data", HALVES)
+def test_bfloat16_has_forms_of_its_own_where_it_is_fast(
+    extent, channels, stride, forward, data, monkeypatch
+):
+    window = WINDOW._replace(stride=stride)
+    kernel = (3, 3, channels, channels)
+    shape = (8, extent * stride, extent * stride, channels)
+    single = choice.Case(shape, kernel, window)
+    half = dataclasses.replace(single, dtype=jnp.dtype("bfloat16"))
+
+    def chosen(case, fast):
+        monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: fast)
+        tables = choice.FORWARD, choice.DATA
+        return [choice.choose(table, case).__name__ for table in tables]
+
+    assert chosen(half, True) == [f"forward_{forward}", f"data_{data}"]
+    assert chosen(half, False) == chosen(single, True) == chosen(single, False)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_summed_up_in_float32_where_it_is_fast(fast, monkeypatch):
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: fast)
+    side = 5 + fast  # What has been traced for a shape is not traced again.
+    shapes = (2, side, side, 32), (3, 3, 32, 48)
+    given = [jnp.zeros(shape, jnp.bfloat16) for shape in shapes]
+
+    def gradients(images, kernel):
+        outputs, backward = jax.vjp(
+            lambda *given: lowering.convolve(*given, WINDOW._replace(stride=2)),
+            images,
+            kernel,
+        )
+        return outputs, *backward(outputs)
+
+    program = str(jax.make_jaxpr(gradients)(*given))
+    assert program.count("preferred_element_type=float32") == (2 if fast else 0)
+    assert all(each.dtype == jnp.bfloat16 for each in gradients(*given))
 
 
 @pytest.mark.parametrize(

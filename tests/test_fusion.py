@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from tljax import fusion, parallel
+from tljax.models.lowering import processor
 from tljax.models.normalization import scale_and_shift
 
 
@@ -51,8 +52,10 @@ def test_normalisation_is_part_of_the_products():
 
 
 def test_where_it_is_left_out(monkeypatch):
-    assert fusion.compiler_options("cpu", "float32") == fusion.GROWN
-    assert fusion.compiler_options("cpu", "bfloat16") == {}
+    for fast, expected in ((True, {}), (False, fusion.GROWN)):
+        monkeypatch.setattr(processor, "multiplies_bfloat16", lambda fast=fast: fast)
+        assert fusion.compiler_options("cpu", "bfloat16") == expected
+        assert fusion.compiler_options("cpu", "float32") == fusion.GROWN
     assert fusion.compiler_options("gpu", "float32") == {}
     monkeypatch.setenv("XLA_FLAGS", f"--{fusion.NAME}=-reduce")
     assert fusion.compiler_options("cpu", "float32") == {}

@@ -28,7 +28,7 @@ ALLOWED = {
     "terminal": set(),
     "data": {"home", "settings"},
     "optim": set(),
-    "fusion": set(),
+    "fusion": {"models"},
     "several": {"models"},
     "sharding": set(),
     "parallel": {"fusion", "host_memory", "models", "several", "sharding"},

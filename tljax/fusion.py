@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from tljax.models.lowering import processor
+
 # XLA has products computed by a library, YNNPACK, each alone by default. This grows
 # them by what stands around, as BatchNorm and ReLU, so that the numbers between do not
 # go through memory. Training is 1.3 times slower with it: statistics and gradients need
@@ -22,7 +24,8 @@ def compiler_options(platform: str, precision: str) -> Mapping[str, str]:
     with whatever value, that is left as it is.
     """
     told = NAME in os.environ.get("XLA_FLAGS", "")
-    helps = platform == "cpu" and precision == "float32"
+    half = precision == "bfloat16" and processor.multiplies_bfloat16()
+    helps = platform == "cpu" and not half
     return GROWN if helps and not told and is_known() else {}
 
 

@@ -56,11 +56,11 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     """
     config = run.config
     place = config.gan.judge if config.judge is None else f"run:{workdir / 'judge'}"
-    name, see, variables = open_network(place, run)
+    name, see, variables, precision = open_network(place, run)
     size, crop = run.batch_size, run.transform.crop
     images = jax.ShapeDtypeStruct((size, crop, crop, run.source.channels), jnp.uint8)
     look, _ = parallel.compile_step(
-        see, variables, images, mesh=run.mesh, infers="float32"
+        see, variables, images, mesh=run.mesh, infers=precision
     )
     look = functools.partial(look, variables)
     draw = functools.partial(run.task.sample, model=run.model)
@@ -80,8 +80,8 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     return judge._replace(real=real)
 
 
-def open_network(place: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
-    """Returns the name of the network at a place, `see(variables, images)`, variables.
+def open_network(place: str, run: Run) -> tuple[str, Callable[..., Any], Any, str]:
+    """Returns name, `see(variables, images)`, variables and precision of a network.
 
     Raises ConfigError for one that is not there, or cannot look at a run's images.
     """
@@ -91,8 +91,8 @@ def open_network(place: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
     return OPENERS[kind](path, run)
 
 
-def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
-    """Returns the name of a classifier, `see(variables, images)`, and its variables."""
+def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any, str]:
+    """Returns of a classifier what `open_network` does."""
     workdir = workdirs.as_path(path)
     config = workdirs.load_classifier(workdir)
     found = network.restore(config, network.find(workdir), run.mesh)
@@ -113,11 +113,12 @@ def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
         return features["pooled"], jax.nn.log_softmax(logits)
 
     source = config.data.source.replace(":", "_").replace("/", "_")
-    return f"{config.model.name}_{source}", see, found.variables
+    name = f"{config.model.name}_{source}"
+    return name, see, found.variables, config.precision
 
 
-def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
-    """Returns the name of an Inception, `see(variables, images)`, its variables."""
+def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any, str]:
+    """Returns of an Inception what `open_network` does."""
     variables, name = inception.load(workdirs.as_path(path))
     if run.source.channels not in (1, 3):
         raise ConfigError(
@@ -130,7 +131,7 @@ def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
         return features, jnp.zeros((len(images), 0))
 
     variables = jax.device_put(variables, parallel.replicated(run.mesh))
-    return name, see, variables
+    return name, see, variables, "float32"
 
 
 # How each kind of judge is opened; FORMS says how it is written.

@@ -11,6 +11,6 @@ def multiplies_bfloat16() -> bool:
     """Returns whether it multiplies matrices of bfloat16 by itself: Intel's AMX.
 
     False where Linux does not say so, and for bfloat16 in vectors, which were not
-    measured.
+    measured. Machines of one run have to agree: they compile one program.
     """
     return INFO.exists() and "amx_bf16" in INFO.read_text().split()
