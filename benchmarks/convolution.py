@@ -10,9 +10,8 @@ its share of all operations in GFLOP/s, and a star at the form that is chosen. W
 stands before an operation in a network, and reads or writes the same arrays, stands
 before it here: an elementwise operation on both sides, whose own time is taken off.
 With `--looped` all stands in the body of a loop, with `--precision=bfloat16` all arrays
-are of it. `ratio` is XLA's own time over that of
-the chosen forms, summed over the network, turn by turn; null where XLA's own form would
-take minutes.
+are of it. `ratio` is XLA's own time over that of the chosen forms, summed over the
+network, turn by turn; null where XLA's own form would take minutes.
 """
 
 import collections

@@ -106,6 +106,7 @@ def test_an_unknown_flag_is_one_line(call_command, name):
         ("convolution", "--shapes=2,4,8,8,3,1,3", "3 groups do not divide"),
         ("convolution", "--model=foo", "--model = 'foo'"),
         ("convolution", "--stem=smal", "did you mean 'small'"),
+        ("convolution", "--precision=bfloat", "did you mean 'bfloat16'"),
         ("data_cost", "--model=foo", "--model = 'foo'"),
         ("fine_tuning", "--presets=heed", "did you mean 'head'"),
         ("fine_tuning", "--presets=", "--presets is empty"),

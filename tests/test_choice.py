@@ -29,11 +29,11 @@ def test_the_first_row_that_holds_is_taken():
     assert choice.choose(choice.WEIGHTS, thin) is winograd.weights_winograd4
     assert choice.choose(choice.WEIGHTS, odd) is winograd.weights_winograd2
     grey = choice.Case((64, 8, 8, 1), (3, 3, 1, 16), WINDOW)
-    coloured = choice.Case((64, 8, 8, 4), (3, 3, 4, 16), WINDOW)
-    assert choice.choose(choice.WEIGHTS, grey) is forms.weights_patches
     wide = choice.Case((2, 300, 300, 3), (3, 3, 3, 16), WINDOW)
+    four = choice.Case((64, 8, 8, 4), (3, 3, 4, 16), WINDOW)
+    assert choice.choose(choice.WEIGHTS, grey) is forms.weights_patches
     assert choice.choose(choice.WEIGHTS, wide) is forms.weights_patches
-    assert choice.choose(choice.WEIGHTS, coloured) is forms.weights_crossed
+    assert choice.choose(choice.WEIGHTS, four) is forms.weights_crossed
     models = dataclasses.replace(large, stacked=True)
     assert choice.choose(choice.FORWARD, models) is forms.forward_patches
     assert choice.choose(choice.WEIGHTS, models) is forms.weights_crossed

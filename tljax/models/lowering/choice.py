@@ -78,7 +78,7 @@ class Case:
     def has_fast_products(self, most: int) -> bool:
         """Whether it is in bfloat16 where that is fast, with channels enough for it.
 
-        And of an extent of `most` at stride 1, or of 28 at another.
+        And of an extent of at most `most` at stride 1, of 28 at another: as measured.
         """
         small = self.extent <= (28 if self.window.stride > 1 else most)
         return small and self.channels >= 32 and forms.is_fast_half(self.dtype)
@@ -253,7 +253,7 @@ def fits(form: Callable, case: Case) -> bool:
 def form_of(
     rows: list[Row], images, kernel, window: Window, dtype: jnp.dtype, mode: Mode
 ) -> Callable:
-    """Returns the form of an operation, given the shapes of images and kernel."""
+    """Returns the form of an operation, given shapes and dtype of images and kernel."""
     if not mode.on_cpu:
         return rows[-1].form  # XLA's own, in each table.
     shapes = tuple(images), tuple(kernel)
