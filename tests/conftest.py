@@ -14,12 +14,24 @@ from tljax.config import Config, Data, Model, Optim
 from tljax.evaluation import plots
 
 
+def pytest_configure():
+    """Compiling is most of what tests do: here, of ways to write code the quickest.
+
+    Later versions than 0.10 have no such choice. Runs as processes know nothing of it.
+    """
+    flags = os.environ["XLA_FLAGS"]
+    if jax.__version__.startswith("0.10."):
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    jax.devices()  # Reads the flags, once and for all.
+    os.environ["XLA_FLAGS"] = flags
+
+
 @pytest.fixture(scope="session", autouse=True)
 def strict_jax(tmp_path_factory):
     """Silent broadcasting between ranks is an error; programs are compiled once."""
     cache = str(tmp_path_factory.mktemp("compiled"))
     jax.config.update("jax_numpy_rank_promotion", "raise")
-    # Compiling is most of what tests do. Runs as processes are fully optimised.
+    # Runs as processes are fully optimised.
     jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -76,7 +76,9 @@ def test_a_batch_on_four_devices_is_the_batch_on_one(augmented, key):
     one, four = augmented(key, images), augmented(key, shards)
     assert len(four[0].sharding.device_set) == 4
     for here, there in zip(one, four, strict=True):
-        np.testing.assert_allclose(here, there, atol=1e-3)
+        # Levels are rounded on the way, where a tie falls to either side.
+        apart = np.abs(here - there)
+        assert apart.max() <= 1.001 and np.mean(apart > 1e-3) < 0.002
     # Mixing sends each device the last image of another, and nobody gets them all.
     assert "all-gather" not in augmented.lower(key, shards).compile().as_text()
 

@@ -71,17 +71,15 @@ def test_eval_step_counts_what_the_mask_lets_through(parts):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 8, 8, 1), np.uint8)
     labels = np.array([0, 1, 2, 2, 4, 4], np.int32)
-    logits = model.apply(
+    logits = jax.jit(model.apply)(
         state.variables, classification.augment.normalize(images, (0.5,), (0.5,))
     )
     mask = np.array([1, 1, 1, 1, 0, 1], np.float32)
-    sums = classification.eval_step(
-        state.variables,
-        {"image": images, "label": labels, "mask": mask},
-        model=model,
-        transform=Transform(),
-        config=config,
+    eval_step = functools.partial(
+        classification.eval_step, model=model, transform=Transform(), config=config
     )
+    batch = {"image": images, "label": labels, "mask": mask}
+    sums = jax.jit(eval_step)(state.variables, batch)
     kept = mask == 1
     np.testing.assert_array_equal(
         sums["confusion"],

@@ -173,11 +173,11 @@ def test_the_discriminator_is_asked_with_normalised_kernels(normalised):
     normal = gan.spectral.normalize(
         state.params["discriminator"], state.batch_stats["spectral"]
     )
-    logits = model.apply(
+    discriminate = jax.jit(functools.partial(model.apply, method="discriminate"))
+    logits = discriminate(
         {"params": {"discriminator": normal}},
         batch["image"] / 127.5 - 1,
         batch["label"],
-        method="discriminate",
     )
     kept = np.asarray(logits)[batch["mask"] == 1]
     assert found["num_examples"] == 4

@@ -38,7 +38,7 @@ def test_blocks_that_are_computed_again_have_the_same_gradients(key):
             frozen_statistics=frozenset({"layer2_0/bn1"}),
             remat=remat,
         )
-        variables = model.init(key, images)
+        variables = jax.jit(model.init)(key, images)
 
         def loss_of(params, variables=variables, model=model):
             logits, updated = model.apply(

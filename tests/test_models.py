@@ -95,7 +95,8 @@ def test_small_stem_any_channels_any_width_and_no_head(key):
     variables = jax.jit(model.init)(key, images)
     assert variables["params"]["conv1"]["kernel"].shape == (3, 3, 5, 4)
     assert "fc" not in variables["params"]
-    pooled, features = model.apply(variables, images, return_features=True)
+    apply = jax.jit(functools.partial(model.apply, return_features=True))
+    pooled, features = apply(variables, images)
     assert features["stem"].shape == (2, 9, 13, 4)
     assert pooled.shape == (2, 32)
 
@@ -103,11 +104,12 @@ def test_small_stem_any_channels_any_width_and_no_head(key):
 def test_stride_two_pads_symmetrically(key):
     """XLA's SAME would see the image's first pixel in another place at stride 2."""
     model = models.create("resnet18", width=1, num_classes=2)
-    variables = model.init(key, jnp.zeros((1, 8, 8, 1)))
+    variables = jax.jit(model.init)(key, jnp.zeros((1, 8, 8, 1)))
     kernel = jnp.zeros((7, 7, 1, 1)).at[3, 3].set(1.0)
     variables["params"]["conv1"]["kernel"] = kernel
     images = jnp.zeros((1, 8, 8, 1)).at[0, 0, 0, 0].set(5.0)
-    _, features = model.apply(variables, images, return_features=True)
+    apply = jax.jit(functools.partial(model.apply, return_features=True))
+    _, features = apply(variables, images)
     # The centre of the kernel meets pixel (0, 0) at output (0, 0), as in PyTorch.
     assert features["stem"][0, 0, 0, 0] > 4.9
 
@@ -132,7 +134,8 @@ def test_statistics_move_by_a_tenth(key):
     model = models.create("resnet18", width=4, stem="small", num_classes=2)
     images = jax.random.normal(key, (8, 8, 8, 3))
     variables = jax.jit(model.init)(key, images)
-    _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    _, updated = jax.jit(apply)(variables, images)
     convolved = jax.lax.conv_general_dilated(
         images,
         variables["params"]["conv1"]["kernel"],
@@ -170,7 +173,7 @@ def test_images_in_parts_are_images_at_once(stem, key, monkeypatch):
     """On one CPU, outside of training; features and the gradient of images as well."""
     model = models.create("resnet18", width=8, num_classes=3, stem=stem)
     images = jax.random.normal(key, (6, 32, 32, 3))
-    variables = model.init(key, images)
+    variables = jax.jit(model.init)(key, images)
 
     def run(images):
         logits, features = model.apply(variables, images, return_features=True)
@@ -179,7 +182,9 @@ def test_images_in_parts_are_images_at_once(stem, key, monkeypatch):
     def loops():  # What has been traced is not traced again.
         return str(jax.make_jaxpr(lambda images: run(images))(images)).count(" scan[")
 
-    step = jax.value_and_grad(run, has_aux=True)
+    def step(images):
+        return jax.jit(jax.value_and_grad(lambda x: run(x), has_aux=True))(images)
+
     expected, count = step(images), loops()
     monkeypatch.setattr(lowering.parts, "AT_ONCE", 2 * 8 * 16**2 + 1)
     assert count == 0

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import recipe
@@ -95,7 +96,7 @@ def test_probabilities_are_those_of_the_network(trained, call, tmp_path):
     transform = saved_transform(saved)
     assert transform[:2] == (14, 12)
     variables = checkpoint.restore_variables(saved.folder)
-    model = classification.create_model(config, 3)
+    apply = jax.jit(classification.create_model(config, 3).apply)
     for name, row in zip(names, rows, strict=True):
         assert row[:2] == [f"{tmp_path}/new/{name}", ""]
         image = Image.open(tmp_path / "new" / name)
@@ -105,7 +106,7 @@ def test_probabilities_are_those_of_the_network(trained, call, tmp_path):
         views = [pixels[top : top + 12, left : left + 12] for top, left in corners]
         views = np.stack([*views, transforms.prepare(image, transform)])
         views = augment.normalize(views, transform.mean, transform.std)
-        logits = np.asarray(model.apply(variables, views, train=False), np.float64)
+        logits = np.asarray(apply(variables, views), np.float64)
         values = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         expected = dict(zip(("w", "x,y", "z"), values.mean(axis=0), strict=True))
         found = dict(zip(row[2::2], map(float, row[3::2]), strict=True))

@@ -205,9 +205,10 @@ def test_the_sum_over_channels_answers_a_grey_image_as_before(path, key):
     start = f"file:{path}"
     model = models.create("resnet18", width=4, stem="small", num_classes=7)
     grey = jax.random.normal(key, (2, 9, 9, 1))
-    before = model.apply(pretrained.load(start), jnp.repeat(grey, 3, axis=-1))
+    apply = jax.jit(model.apply)
+    before = apply(pretrained.load(start), jnp.repeat(grey, 3, axis=-1))
     summed = pretrained.load_weights(start, channels=1, input_channels="sum")
-    after = model.apply(summed.variables, grey)
+    after = apply(summed.variables, grey)
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
     assert summed.transform.mean == pytest.approx([0.449], abs=1e-3)
     for channels in (1, 2, 5, 6):
@@ -215,7 +216,7 @@ def test_the_sum_over_channels_answers_a_grey_image_as_before(path, key):
         kernel = repeated["params"]["conv1"]["kernel"]
         assert kernel.shape == (3, 3, channels, 4) and kernel.dtype == np.float32
     # Equal channels are answered as before where each is repeated as often.
-    after = model.apply(repeated, jnp.repeat(grey, 6, axis=-1))
+    after = apply(repeated, jnp.repeat(grey, 6, axis=-1))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
 
 

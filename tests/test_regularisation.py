@@ -77,7 +77,7 @@ def test_an_image_skips_the_convolutions_of_a_block_or_doubles_them(block, last,
     x = jax.random.normal(key, (8, 3, 3, 8))
     planes = 8 // block.expansion
     plain, dropping = block(planes), block(planes, drop_rate=0.5)
-    variables = plain.init(key, x, running=True)
+    variables = jax.jit(functools.partial(plain.init, running=True))(key, x)
     twice = jax.tree.map(lambda leaf: leaf, variables)
     twice["params"][last]["scale"] = 2 * twice["params"][last]["scale"]
 
@@ -122,7 +122,8 @@ def test_evaluation_has_no_draws(small, rate):
     create, variables, images = small
     model = create(**{rate: 0.5})
     np.testing.assert_array_equal(
-        model.apply(variables, images), create().apply(variables, images)
+        jax.jit(model.apply)(variables, images),
+        jax.jit(create().apply)(variables, images),
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     assert checkpoint.shapes(shapes) == checkpoint.shapes(variables)
@@ -132,16 +133,15 @@ def test_evaluation_has_no_draws(small, rate):
 def test_training_draws_at_the_place_of_the_rate(small, rate, key):
     """Dropout changes the logits alone, stochastic depth all but the first block."""
     create, variables, images = small
-    apply = functools.partial(
-        nn.Module.apply,
-        variables=variables,
-        images=images,
-        train=True,
-        return_features=True,
-        mutable=["batch_stats"],
-    )
-    (logits, features), _ = apply(create(), method=None)
-    (other_logits, others), _ = apply(create(**{rate: 0.5}), rngs={"dropout": key})
+
+    def apply(model):
+        run = functools.partial(
+            model.apply, train=True, return_features=True, mutable=["batch_stats"]
+        )
+        return jax.jit(run)(variables, images, rngs={"dropout": key})[0]
+
+    logits, features = apply(create())
+    other_logits, others = apply(create(**{rate: 0.5}))
     changed = {
         name
         for name, leaf in features.items()
@@ -214,11 +214,10 @@ def test_the_step_takes_the_loss_of_the_config(small, key):
     )
     labels = np.arange(8, dtype=np.int32) % 3
     new, metrics = jax.jit(step)(state, {"image": images, "label": labels})
-    logits, _ = model.apply(
+    apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    logits, _ = jax.jit(apply)(
         variables,
         (images / np.float32(255) - 0.5) / 0.5,
-        train=True,
-        mutable=["batch_stats"],
         rngs={"dropout": jax.random.fold_in(jax.random.fold_in(key, 3), 2)},
     )
     loss = losses.focal(logits, jnp.eye(3)[labels], config.loss, None)

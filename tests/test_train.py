@@ -116,7 +116,7 @@ def test_the_result_is_that_of_the_saved_weights(finished):
     config, workdir, result, _ = finished
     test = sources.load(config.data).splits["test"]
     model = classification.create_model(config, 10)
-    logits = model.apply(
+    logits = jax.jit(model.apply)(
         final_state(workdir)[1],
         classification.augment.normalize(test.images, (0.5,), (0.5,)),
     )
