@@ -82,6 +82,16 @@ def test_a_network_is_traced_once_for_its_variables(key):
     assert traced == [(1, *shape)]
 
 
+def test_the_network_is_no_part_of_its_first_values(key):
+    """Kernels are drawn by programs that they share, and nothing is convolved."""
+    model = models.create("resnet18", num_classes=3, width=2, stem="small")
+    create = lambda: initial.create_variables(model, key, (8, 8, 3))  # noqa: E731
+    equations = jax.make_jaxpr(create)().eqns
+    found = {each.params["name"] for each in equations if "name" in each.params}
+    assert found == {"_normal", "_uniform"}
+    assert not [each for each in equations if "conv" in each.primitive.name]
+
+
 def test_first_values_of_a_state():
     """With what is in it twice: a moving average, and weights that it decays to."""
     course = tiny_model.Course(

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
+from tljax.models import lowering
 
-@functools.partial(jax.jit, static_argnums=(0, 2), inline=True)
-def create_variables(
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def init(
     model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
     """Returns the variables of a model of images (height, width, channels), from `key`.
@@ -20,13 +22,26 @@ def create_variables(
     Traced once for a model and a shape: what the network computes in some mode, or on
     some devices, makes no difference to its variables.
     """
-    return model.init(key, jnp.zeros((1, *image_shape)))
+    with lowering.plain():  # Quicker to trace, and nothing of it is computed.
+        return model.init(key, jnp.zeros((1, *image_shape)))
+
+
+def create_variables(
+    model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Returns what `init` does, by the operations alone that draw it, one by one."""
+    traced = init.trace(model, key, image_shape)
+    inputs, outputs = traced.jaxpr.jaxpr.invars, traced.jaxpr.jaxpr.outvars
+    leaves = core.jaxpr_as_fun(program(traced.jaxpr, inputs, outputs))(key)
+    return jax.tree.unflatten(jax.tree.structure(traced.out_info), leaves)
 
 
 def shapes_of(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """Returns shapes and dtypes of the variables of a model."""
-    return jax.eval_shape(
-        lambda key: create_variables(model, key, image_shape), jax.random.key(0)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+        init.trace(model, key, image_shape).out_info,
     )
 
 

@@ -12,8 +12,7 @@ def run(argv: list[str]) -> None:
     from tljax import command_line, dry_run, processes, terminal, train
     from tljax.stopwatch import Stopwatch, process_age
 
-    # Else the garbage collector looks through all that, many times, in every trace.
-    gc.freeze()
+    gc.freeze()  # Nor does the garbage collector look through all that later.
     stopwatch = Stopwatch(process_age())
     stopwatch.lap("import")
     if {"--help", "-help", "-h"} & set(argv[1:]):

@@ -1,6 +1,5 @@
 """Numbers on their way out: read one step late, checked, written to files."""
 
-import contextlib
 import functools
 import json
 import time
@@ -126,6 +125,16 @@ def read_late(outputs: Iterable[Any]) -> Iterator[Any]:
         yield jax.device_get(pending)
 
 
+def load_tensorboard() -> type:
+    """Returns what writes for TensorBoard: a second, where PyTorch is installed.
+
+    To be called where there is something to wait for anyway.
+    """
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter
+
+
 class Writer:
     """metrics.jsonl, TensorBoard events and the terminal.
 
@@ -146,14 +155,8 @@ class Writer:
     @functools.cached_property
     def events(self) -> Any:
         """What writes for TensorBoard, opened when it is first written to."""
-        from tensorboardX import SummaryWriter  # A second, where PyTorch is installed.
-
-        return SummaryWriter(str(self.workdir), purge_step=self.first_step + 1)
-
-    def open(self) -> None:
-        """Opens what is opened late, where there is something to wait for anyway."""
-        with contextlib.suppress(OSError):  # It is warned of when it is written to.
-            _ = self.events
+        open_events = load_tensorboard()
+        return open_events(str(self.workdir), purge_step=self.first_step + 1)
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Writes the metrics of a split; a full disk costs a warning, not the run."""
@@ -201,9 +204,6 @@ class NoWriter:
 
     def __init__(self, terminal: Terminal):
         self.terminal = terminal
-
-    def open(self) -> None:
-        """Opens nothing."""
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:
         """Writes nothing."""

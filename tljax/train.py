@@ -27,7 +27,7 @@ from tljax.checkpoint import Checkpoints
 from tljax.config import Config, Plan, validate
 from tljax.data.examples import Examples
 from tljax.judge import Judge, show_classes
-from tljax.metrics import Recorder, Speed, is_due, open_writer
+from tljax.metrics import Recorder, Speed, is_due, load_tensorboard, open_writer
 from tljax.programs import Programs, compile_steps, lower_train_step
 from tljax.recalibrate import recalibrate
 from tljax.run import Run, call_lengths, load_given, prepare
@@ -153,6 +153,8 @@ def train(
     skipped = splits["train"].skipped
     stopwatch.lap("data")
     first_program = programs.train_steps[run.plan.phase_of(start.step).start]
+    if shown:
+        load_tensorboard()  # While it is compiled.
     first_program.wait()  # Before a judge is trained for it.
     stopwatch.lap("waiting")
     judge = make_judge(run, splits["train"], workdir)
@@ -192,7 +194,6 @@ def train(
             train_steps = programs.step(phase)
             state, metrics = train_steps(state, next(batches), stored)
             if step == start.step:
-                writer.open()  # The device has work meanwhile.
                 jax.block_until_ready(metrics)
                 stopwatch.lap("first step")
                 terminal.say(stopwatch.line(first_program.compiling))
