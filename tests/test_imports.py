@@ -16,7 +16,7 @@ ALLOWED = {
     "host_memory": set(),
     "compiled": {"home"},
     "stopwatch": set(),
-    "initial": set(),
+    "initial": {"models"},
     "settings": set(),
     "models": set(),
     "plan": {"settings"},
