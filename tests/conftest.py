@@ -15,9 +15,10 @@ from tljax.evaluation import plots
 
 
 def pytest_configure():
-    """Compiling is most of what tests do: here, of ways to write code the quickest.
+    """Has XLA write code in an older way here, which takes it less than half the time.
 
-    Later versions than 0.10 have no such choice. Runs as processes know nothing of it.
+    Compiling is most of what tests do. With jax 0.12 there is no choice. Runs as
+    processes know nothing of it.
     """
     flags = os.environ["XLA_FLAGS"]
     if jax.__version__.startswith("0.10."):

@@ -29,7 +29,10 @@ def init(
 def create_variables(
     model: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """Returns what `init` does, by the operations alone that draw it, one by one."""
+    """Returns what `init` does, by the operations alone that its result follows from.
+
+    They are traced as if they stood here, so that `evaluate` sees each of them.
+    """
     traced = init.trace(model, key, image_shape)
     inputs, outputs = traced.jaxpr.jaxpr.invars, traced.jaxpr.jaxpr.outvars
     leaves = core.jaxpr_as_fun(program(traced.jaxpr, inputs, outputs))(key)
