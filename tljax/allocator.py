@@ -36,7 +36,9 @@ def keep_memory() -> bool:
         MMAP_MAX: 0,  # Nothing has a mapping of its own, which would be unmapped.
         TRIM_THRESHOLD: -1,  # The top of the heap is kept, of whatever size.
         TOP_PAD: 64 << 20,  # It grows by so much at once.
-        ARENA_MAX: 1,  # What one thread frees another can use.
+        # What one thread frees another can use, and two need not wait for one another:
+        # with one heap alone a ResNet-50 trains 1.1 to 1.2 times as slowly.
+        ARENA_MAX: 2,
     }
     kept = all(library.mallopt(name, value) == 1 for name, value in settings.items())
     logging.debug("mallopt: %s", kept)
