@@ -37,7 +37,7 @@ def keep_memory() -> bool:
         TRIM_THRESHOLD: -1,  # The top of the heap is kept, of whatever size.
         TOP_PAD: 64 << 20,  # It grows by so much at once.
         # What one thread frees another can use, and two need not wait for one another:
-        # with one heap alone a ResNet-50 trains 1.1 to 1.2 times as slowly.
+        # with one heap a ResNet-50 trains 1.1 to 1.2 times as slowly (Intel Xeon).
         ARENA_MAX: 2,
     }
     kept = all(library.mallopt(name, value) == 1 for name, value in settings.items())

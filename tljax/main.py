@@ -12,7 +12,7 @@ def run(argv: list[str]) -> None:
     from tljax import command_line, dry_run, processes, terminal, train
     from tljax.stopwatch import Stopwatch, process_age
 
-    gc.freeze()  # Nor does the garbage collector look through all that later.
+    gc.freeze()  # The garbage collector is not to look through all that again.
     stopwatch = Stopwatch(process_age())
     stopwatch.lap("import")
     if {"--help", "-help", "-h"} & set(argv[1:]):
