@@ -26,7 +26,7 @@ from absl import flags
 
 from benchmarks import command, machine, timing
 from benchmarks.throughput import STEMS
-from tljax import models, parallel
+from tljax import allocator, models, parallel
 from tljax.errors import ConfigError
 from tljax.models import lowering
 from tljax.models.lowering import choice, mode
@@ -131,7 +131,8 @@ def program(operation: str, form: Callable | None, case: Case, arrays) -> Callab
             0, 1 + jnp.int32(arrays[0][0, 0, 0, 0] > -1e9), step, body(*arrays)
         )
 
-    return jax.jit(looped if case.looped else body).lower(*arrays).compile()
+    with allocator.compiling():
+        return jax.jit(looped if case.looped else body).lower(*arrays).compile()
 
 
 def draw(case: Case) -> list[jax.Array]:

@@ -16,7 +16,7 @@ import optax
 from absl import flags
 
 from benchmarks import command, machine, timing
-from tljax import evaluate, optim, probe
+from tljax import allocator, evaluate, optim, probe
 from tljax.config import Config, Data, Model, Optim, validate
 from tljax.data import augment
 from tljax.data.skipped import Skipped
@@ -86,7 +86,9 @@ def ordinary(run: Run, variables):
         return optax.apply_updates(fc, updates), opt_state
 
     initial = params["fc"]
-    compiled = step.lower(initial, tx.init(initial), images, labels, rows[0]).compile()
+    lowered = step.lower(initial, tx.init(initial), images, labels, rows[0])
+    with allocator.compiling():
+        compiled = lowered.compile()
 
     def train():
         fc, opt_state = initial, tx.init(initial)

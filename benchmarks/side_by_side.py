@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tljax import allocator
 from tljax.data import augment
 from tljax.models import lowering
 from tljax.run import Run
@@ -41,7 +42,7 @@ def create_states(run: Run, seeds: Iterable[int]) -> TrainState:
 
 def compiled(function: Callable, *args):
     """Returns `function(*args)`, of many models, as a compiled program computes it."""
-    with lowering.side_by_side():
+    with lowering.side_by_side(), allocator.compiling():
         program = jax.jit(function).lower(*args).compile()
     return program(*args)
 
@@ -117,7 +118,7 @@ def compile_steps(run: Run, states: TrainState, stored, places, factors):
         states, losses = jax.lax.scan(all_models, states, places.swapaxes(0, 1))
         return states, losses.T
 
-    with lowering.side_by_side(), lowering.inside_loop():
+    with lowering.side_by_side(), lowering.inside_loop(), allocator.compiling():
         return jax.jit(take_steps).lower(states, stored, places, factors).compile()
 
 

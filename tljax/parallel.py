@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from tljax import fusion, several, sharding
+from tljax import allocator, fusion, several, sharding
 from tljax.errors import ConfigError
 from tljax.host_memory import host_memory
 from tljax.models import devices, lowering
@@ -252,7 +252,8 @@ def compile_step(
 ) -> tuple[jax.stages.Compiled, float]:
     """Returns what `lower_step` does, compiled, and the seconds that all of it took."""
     start = time.perf_counter()
-    compiled = lower_step(step, state, batch, *stored, **options).compile()
+    with allocator.compiling():
+        compiled = lower_step(step, state, batch, *stored, **options).compile()
     return compiled, time.perf_counter() - start
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tljax import memory, parallel
+from tljax import allocator, memory, parallel
 from tljax.data import views
 from tljax.errors import ConfigError, RunError
 from tljax.plan import Phase
@@ -59,7 +59,8 @@ class Program:
     def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         """Returns the program, compiled and checked, and notes what it took."""
         start = time.perf_counter()
-        compiled = lowered.compile()
+        with allocator.compiling():
+            compiled = lowered.compile()
         self.compiling = time.perf_counter() - start
         self.check(compiled)
         return compiled
@@ -195,7 +196,8 @@ def lower_draw(run: Run) -> jax.stages.Lowered:
 def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, float]:
     """Returns the single step of a phase, and the seconds that compiling it took."""
     start = time.perf_counter()
-    compiled = lower_train_step(run, phase).compile()
+    with allocator.compiling():
+        compiled = lower_train_step(run, phase).compile()
     return compiled, time.perf_counter() - start
 
 
