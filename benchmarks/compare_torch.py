@@ -19,6 +19,7 @@ from absl import flags
 
 from benchmarks import command, machine, throughput, timing, torch_side
 from benchmarks.work import Work
+from tljax import allocator
 from tljax.errors import ConfigError, RunError
 
 MODES = ("eager", "channels_last", "compile")
@@ -76,7 +77,8 @@ def run(argv: list[str]) -> None:
     platform = machine.describe(program.mesh)["platform"]
     if values.torch_threads:
         importlib.import_module("torch").set_num_threads(values.torch_threads)
-    sides, known = prepare_theirs(work, platform, values.torch)
+    with allocator.compiling():  # torch.compile does too.
+        sides, known = prepare_theirs(work, platform, values.torch)
     times = timing.take_turns(
         {"ours": program.take} | in_calls(sides, work.steps_per_call),
         values.repeats,
