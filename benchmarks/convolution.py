@@ -24,15 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from benchmarks import command, machine, timing
-from benchmarks.throughput import STEMS
-from tljax import allocator, models, parallel
+from benchmarks import calls, command, machine, timing
+from tljax import allocator, parallel
 from tljax.errors import ConfigError
 from tljax.models import lowering
 from tljax.models.lowering import choice, mode
 from tljax.models.lowering.choice import Case
 from tljax.models.lowering.forms import Window
-from tljax.tasks.classification import PRECISIONS
 
 OPERATIONS = {
     "forward": choice.FORWARD,
@@ -45,21 +43,12 @@ SMOKE = {"shapes": "2,4,8,8,3,1;2,4,8,8,1,1", "repeats": 2}
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of this benchmark."""
-    for name, default, doc in (
-        ("model", "resnet50", "whose convolutions are measured"),
-        ("stem", "standard", "of the model"),
-        ("shapes", "", "instead of a model's, see above"),
-        ("precision", "float32", "of all arrays, float32 or bfloat16"),
+    calls.define(values)
+    for define_flag, name, default, doc in (
+        (flags.DEFINE_string, "shapes", "", "instead of a model's, see above"),
+        (flags.DEFINE_bool, "looped", False, "in the body of a loop"),
     ):
-        flags.DEFINE_string(name, default, doc, flag_values=values)
-    command.define_numbers(
-        values,
-        image_size=(224, "pixels"),
-        batch_size=(8, "images"),
-        repeats=(9, "turns of each form"),
-    )
-    doc = "in the body of a loop"
-    flags.DEFINE_bool("looped", False, doc, flag_values=values)
+        define_flag(name, default, doc, flag_values=values)
 
 
 def parse(text: str, dtype: jnp.dtype = jnp.float32, looped: bool = False) -> Case:
@@ -85,24 +74,16 @@ def parse(text: str, dtype: jnp.dtype = jnp.float32, looped: bool = False) -> Ca
 
 def cases_of(values: flags.FlagValues) -> dict[Case, int]:
     """Returns the convolutions that flags name, and how often each is computed."""
-    how = PRECISIONS[values.precision] or jnp.float32, values.looped
+    how = calls.dtype_of(values), values.looped
     if values.shapes:
         texts = values.shapes.split(";")
         return dict(collections.Counter(parse(text, *how) for text in texts))
-    model = models.create(values.model, stem=values.stem)
-    shape = (values.batch_size, values.image_size, values.image_size, 3)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
     found = collections.Counter()
 
     def note(images, kernel, window):
         found[Case(images.shape, kernel.shape, window, *how)] += 1
-        return convolve(images, kernel, window)
 
-    convolve, lowering.convolve = lowering.convolve, note
-    try:
-        jax.eval_shape(model.init, jax.random.key(0), images)
-    finally:
-        lowering.convolve = convolve
+    calls.trace(values, (lowering, "convolve", note))
     return dict(found)
 
 
@@ -194,7 +175,7 @@ def run(argv: list[str]) -> None:
     values = command.parse(argv, __doc__, define, SMOKE)
     if values is None:
         return
-    command.check(values, model=models.MODELS, stem=STEMS, precision=PRECISIONS)
+    calls.check(values)
     rows, ours, xla = [], 0.0, 0.0
     for case, count in cases_of(values).items():
         print(f"{case.images} * {case.kernel} / {case.window.stride}, {count} times")

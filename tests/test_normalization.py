@@ -151,6 +151,22 @@ def test_pooling_is_xlas_with_its_gradient(shape):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+def test_pooling_of_bfloat16_rounds_its_gradient_once():
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.randint(keys[0], (2, 9, 9, 3), 0, 4).astype(jnp.bfloat16)
+    weights = jax.random.normal(keys[1], (2, 5, 5, 3), jnp.bfloat16)
+
+    @jax.jit
+    def compute(x, weights):
+        y, backward = jax.vjp(lambda x: max_pool(x, 3, 2, 1), x)
+        return y, backward(weights)[0]
+
+    found = compute(x, weights)
+    wide = compute(x.astype(jnp.float32), weights.astype(jnp.float32))
+    expected = [each.astype(jnp.bfloat16) for each in wide]
+    jax.tree.map(np.testing.assert_array_equal, found, tuple(expected))
+
+
 def test_pooling_keeps_what_is_not_a_number_and_what_is_infinite():
     x = jnp.full((1, 4, 4, 1), -jnp.inf).at[0, 0, 0, 0].set(jnp.nan)
     y = max_pool(x, 3, 2, 1)[0, :, :, 0]
