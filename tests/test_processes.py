@@ -37,6 +37,39 @@ SHARED = """
 """
 
 
+# Trained without labels: an autoencoder whose encoder a classifier takes, and a GAN
+# that a classifier judges.
+UNLABELLED = """
+from tljax.config import Autoencoder, Config, Data, Gan, Model, Optim
+
+EVERY = {"num_steps": 2, "log_every": 1, "eval_every": 2, "checkpoint_every": 2}
+
+def classifier(**more):
+    return Config(
+        model=Model(width=2, stem="small"), data=Data(batch_size=40),
+        optim=Optim(learning_rate=0.05), **EVERY, **more,
+    )
+
+def autoencoder():
+    return classifier(pretrain=Config(
+        task="autoencoder", data=Data(batch_size=40), autoencoder=Autoencoder(latent=8),
+        model=Model(name="resnet_autoencoder", encoder="resnet18", width=2,
+                    stem="small"),
+        optim=Optim(learning_rate=0.05), **EVERY,
+    ))
+
+def gan():
+    return Config(
+        task="gan", judge=classifier(), model=Model(name="dcgan", width=4),
+        data=Data(batch_size=40), gan=Gan(spectral_norm=True, num_samples=100),
+        optim=Optim(name="adam", learning_rate=0.0004, ema_decay=0.9), **EVERY,
+    )
+
+def get_config():
+    return WHICH()
+"""
+
+
 @pytest.mark.parametrize(
     ("address", "number", "place", "message"),
     [
@@ -142,6 +175,20 @@ def test_two_processes_are_one_run(tmp_path, cache, more):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("which, part", [("autoencoder", "pretrain"), ("gan", "judge")])
+def test_two_processes_train_without_labels(tmp_path, which, part):
+    path = tmp_path / "config.py"
+    path.write_text(UNLABELLED.replace("WHICH", which))
+    alone = run(path, tmp_path / "one", 4)
+    _, err = alone.communicate(timeout=600)
+    assert alone.returncode == 0, err
+    (_, err, code), (_, other, other_code) = together(path, tmp_path / "two")
+    assert (code, other_code) == (0, 0), err + other
+    for folder in (".", part):
+        assert_same(*(tmp_path / name / folder for name in ("one", "two")), step=2)
+
+
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     path, workdir = tmp_path / "config.py", tmp_path / "run"
     settings = CONFIG.replace("CACHE", "device").replace("MORE", "")
@@ -160,11 +207,11 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path):
     assert checkpoint.latest(workdir / "checkpoints").name == steps[0]
 
 
-def assert_same(alone, together):
-    """Metrics and weights are those of the run of one process."""
+def assert_same(alone, together, step=4):
+    """Metrics, and weights at a step, are those of the run of one process."""
     close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=1e-4)
     for line, other in zip(lines(alone), lines(together), strict=True):
         assert line.pop("split") == other.pop("split")
         jax.tree.map(close, line, other)
-    folders = [workdir / "checkpoints" / "4" for workdir in (alone, together)]
+    folders = [workdir / "checkpoints" / f"{step}" for workdir in (alone, together)]
     jax.tree.map(close, *map(checkpoint.restore_variables, folders))
