@@ -70,7 +70,7 @@ def prepare(work: Work, images: dict[str, np.ndarray] | None = None) -> Program:
             mode=work.compile,
             steps_per_call=work.steps_per_call,
             donate_state=work.phase == "train",
-            infers=work.precision if work.phase == "infer" else "",
+            infers=work.phase == "infer",
         )
         take = make_take(work, mesh, compiled, state, images, stored)
     return Program(work, mesh, step, arguments, compiled, seconds, take)

@@ -56,12 +56,10 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     """
     config = run.config
     place = config.gan.judge if config.judge is None else f"run:{workdir / 'judge'}"
-    name, see, variables, precision = open_network(place, run)
+    name, see, variables = open_network(place, run)
     size, crop = run.batch_size, run.transform.crop
     images = jax.ShapeDtypeStruct((size, crop, crop, run.source.channels), jnp.uint8)
-    look, _ = parallel.compile_step(
-        see, variables, images, mesh=run.mesh, infers=precision
-    )
+    look, _ = parallel.compile_step(see, variables, images, mesh=run.mesh, infers=True)
     look = functools.partial(look, variables)
     draw = functools.partial(run.task.sample, model=run.model)
     sample, _ = parallel.compile_step(
@@ -80,8 +78,8 @@ def open_judge(run: Run, split: Examples, workdir: Path) -> Judge:
     return judge._replace(real=real)
 
 
-def open_network(place: str, run: Run) -> tuple[str, Callable[..., Any], Any, str]:
-    """Returns name, `see(variables, images)`, variables and precision of a network.
+def open_network(place: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
+    """Returns name, `see(variables, images)` and variables of a network.
 
     Raises ConfigError for one that is not there, or cannot look at a run's images.
     """
@@ -91,7 +89,7 @@ def open_network(place: str, run: Run) -> tuple[str, Callable[..., Any], Any, st
     return OPENERS[kind](path, run)
 
 
-def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any, str]:
+def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
     """Returns of a classifier what `open_network` does."""
     workdir = workdirs.as_path(path)
     config = workdirs.load_classifier(workdir)
@@ -114,10 +112,10 @@ def open_classifier(path: str, run: Run) -> tuple[str, Callable[..., Any], Any, 
 
     source = config.data.source.replace(":", "_").replace("/", "_")
     name = f"{config.model.name}_{source}"
-    return name, see, found.variables, config.precision
+    return name, see, found.variables
 
 
-def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any, str]:
+def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any]:
     """Returns of an Inception what `open_network` does."""
     variables, name = inception.load(workdirs.as_path(path))
     if run.source.channels not in (1, 3):
@@ -131,7 +129,7 @@ def open_inception(path: str, run: Run) -> tuple[str, Callable[..., Any], Any, s
         return features, jnp.zeros((len(images), 0))
 
     variables = jax.device_put(variables, parallel.replicated(run.mesh))
-    return name, see, variables, "float32"
+    return name, see, variables
 
 
 # How each kind of judge is opened; FORMS says how it is written.

@@ -132,7 +132,7 @@ def compile_predict(
         variables,
         batch,
         mesh=mesh,
-        infers=config.precision,
+        infers=True,
     )
     return program
 

@@ -267,7 +267,7 @@ def lower_step(
     steps_per_call: int = 1,
     donate_state: bool = False,
     shard_params: bool = False,
-    infers: str = "",
+    infers: bool = False,
 ) -> jax.stages.Lowered:
     """Returns `step(state, batch, *stored)`, ready to be compiled ahead of time.
 
@@ -278,8 +278,8 @@ def lower_step(
 
     With `steps_per_call` above 1 the batch has a leading axis of so many batches, and
     metrics come back with one: see `several.several_steps`. With `shard_params` each
-    device holds a share of the state: see `sharding`. `infers` is the precision of what
-    has neither gradients nor statistics of a batch, which is faster then: see `fusion`.
+    device holds a share of the state: see `sharding`. `infers` says that there are
+    neither gradients nor statistics of a batch, for `fusion`.
     """
     if shard_params:
         step = sharding.with_whole_params(step, mesh)
@@ -287,7 +287,7 @@ def lower_step(
         step = several.several_steps(step, steps_per_call)
     placed = sharding.placements(state, mesh, shard_params)
     platform = mesh.devices.flat[0].platform
-    options = fusion.compiler_options(platform, infers) if infers else {}
+    options = fusion.compiler_options(platform) if infers else {}
     function = COMPILE_MODES[mode](
         step, mesh, batch, len(stored), placed, donate_state, options
     )

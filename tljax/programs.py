@@ -176,7 +176,7 @@ def lower_eval_step(run: Run) -> jax.stages.Lowered:
         mesh=run.mesh,
         mode=run.config.compile,
         shard_params=run.config.shard_params,
-        infers=run.config.precision,
+        infers=True,
     )
 
 

@@ -134,9 +134,7 @@ def compile_features(
     batch = abstract_images(run.batch_size, canvas)
     batch["mask"] = jax.ShapeDtypeStruct((run.batch_size,), jnp.float32)
     state = variables, jax.random.key(0)
-    return parallel.compile_step(
-        features, state, batch, mesh=run.mesh, infers=run.config.precision
-    )[0]
+    return parallel.compile_step(features, state, batch, mesh=run.mesh, infers=True)[0]
 
 
 def go_over(
