@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from tljax.models import lowering
-from tljax.models.lowering import choice, forms, grouped, processor, winograd
+from tljax.models.lowering import choice, forms, grouped, planes, processor, winograd
 from tljax.models.lowering.forms import Window
 
 # Of 3x3 at stride 1.
@@ -34,6 +34,15 @@ def test_the_first_row_that_holds_is_taken():
     assert choice.choose(choice.WEIGHTS, grey) is forms.weights_patches
     assert choice.choose(choice.WEIGHTS, wide) is forms.weights_patches
     assert choice.choose(choice.WEIGHTS, four) is forms.weights_crossed
+    strided = WINDOW._replace(stride=2)
+    for images, window in (
+        ((2, 200, 200, 3), WINDOW),
+        ((8, 56, 56, 64), strided),
+    ):
+        many = choice.Case(images, (3, 3, images[-1], 16), window)
+        assert choice.choose(choice.WEIGHTS, many) is planes.weights_planes
+        few = dataclasses.replace(many, images=(1, *images[1:]), stacked=True)
+        assert choice.choose(choice.WEIGHTS, few) is forms.weights_patches
     models = dataclasses.replace(large, stacked=True)
     assert choice.choose(choice.FORWARD, models) is forms.forward_patches
     assert choice.choose(choice.WEIGHTS, models) is forms.weights_crossed

@@ -40,12 +40,11 @@ class Window(NamedTuple):
 
     def extents(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Returns (height, width) of the output of images [b, h, w, c]."""
-        return tuple(
-            (extent + sum(padding) - size) // self.stride + 1
-            for extent, padding, size in zip(
-                shape[1:3], self.padding, self.size, strict=True
-            )
-        )
+        return tuple(self.extent(side, shape[1 + side]) for side in (0, 1))
+
+    def extent(self, side: int, extent: int) -> int:
+        """Returns the height (side 0) or width (side 1) of the output of images."""
+        return (extent + sum(self.padding[side]) - self.size[side]) // self.stride + 1
 
 
 # The three operations as XLA has them.
@@ -181,18 +180,23 @@ def patches_of(images: jax.Array, window: Window) -> jax.Array:
     dtype = images.dtype
     if dtype == jnp.bfloat16:
         images = lax.bitcast_convert_type(images, jnp.uint16)
-    columns = jnp.concatenate(met_along(images, 2, window), axis=3)
-    patches = jnp.concatenate(met_along(columns, 1, window), axis=3)
+    columns = jnp.concatenate(met_along(images, 2, 1, window), axis=3)
+    patches = jnp.concatenate(met_along(columns, 1, 0, window), axis=3)
     return lax.bitcast_convert_type(patches, dtype)
 
 
-def met_along(images: jax.Array, axis: int, window: Window) -> list[jax.Array]:
-    """Returns what each row (axis 1) or column (axis 2) of the kernel meets."""
-    low, _ = window.padding[axis - 1]
+def met_along(
+    images: jax.Array, axis: int, side: int, window: Window
+) -> list[jax.Array]:
+    """Returns what each row (side 0) or column (side 1) of the kernel meets.
+
+    `axis` is that of the images' rows or columns.
+    """
+    low, _ = window.padding[side]
     extent = images.shape[axis]
-    last = (window.extents(images.shape)[axis - 1] - 1) * window.stride
+    last = (window.extent(side, extent) - 1) * window.stride
     met = []
-    for place in range(window.size[axis - 1]):
+    for place in range(window.size[side]):
         first = place - low
         config = [(0, 0, 0)] * 4
         # Negative padding cuts.
@@ -213,7 +217,7 @@ def weights_crossed(
     images [.., kw * cin] times outputs [.., kh * cout]: two copies of kw and kh images
     instead of patches of kw * kh.
     """
-    columns = jnp.concatenate(met_along(images, 2, window), axis=3)
+    columns = jnp.concatenate(met_along(images, 2, 1, window), axis=3)
     rows = []
     for place in range(window.size[0]):
         low = place - window.padding[0][0]
@@ -271,3 +275,8 @@ def contract_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
     """
     rows = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     return lax.dot_general(*rows, (((0,), (0,)), ((), ())))
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Returns x in float32 at least, for what would be rounded twice in bfloat16."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -20,7 +20,7 @@ from jax import lax
 from numpy.polynomial import polynomial
 
 from tljax.models.lowering import parts
-from tljax.models.lowering.forms import Window
+from tljax.models.lowering.forms import Window, widened
 
 
 class Tile(NamedTuple):
@@ -263,8 +263,3 @@ def mixed(matrix: np.ndarray, parts: list[jax.Array], axis: int = 0) -> jax.Arra
         ]
         sums.append(sum(weighted[1:], weighted[0]))
     return jnp.stack(sums, axis)
-
-
-def widened(x: jax.Array) -> jax.Array:
-    """Returns x in float32 at least: tiles in bfloat16 would be rounded twice."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
