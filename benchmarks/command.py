@@ -41,11 +41,13 @@ def parse(
     doc: str,
     define: Callable[[flags.FlagValues], None],
     smoke: Mapping[str, Any] | None = None,
+    files: tuple[str, ...] = (),
 ) -> flags.FlagValues | None:
     """Returns the flags of a command line, None where it asked for help, now printed.
 
-    `define` defines them; with --smoke, the defaults are those in `smoke`. Raises
-    ConfigError for what is wrong with them.
+    `define` defines them; with --smoke, the defaults are those in `smoke`. `files` are
+    flags that may be given without their names, in this order. Raises ConfigError for
+    what is wrong with them.
     """
     values = flags.FlagValues()
     define(values)
@@ -57,7 +59,9 @@ def parse(
         print(f"{doc}\n{values.get_help()}")
         return None
     usage = f"python -m benchmarks.{Path(argv[0]).stem} --help"
-    read_flags(values, argv, usage)
+    given = read_flags(values, argv, usage, len(files))
+    for name, path in zip(files, given, strict=False):
+        values[name].value = path
     if smoke is not None and values.smoke:
         for name, value in smoke.items():
             values.set_default(name, value)

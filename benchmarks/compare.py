@@ -23,6 +23,7 @@ from benchmarks import command, results
 from benchmarks.results import Line
 from tljax.errors import ConfigError, DataError
 
+FILES = ("before", "after")
 RESAMPLES = 2000
 # Runs of a side that tell how runs differ.
 ENOUGH = 3
@@ -31,6 +32,8 @@ PERCENTILES = (2.5, 97.5)
 
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of this command."""
+    for name in FILES:
+        flags.DEFINE_string(name, "", "file of results", flag_values=values)
     for name, default, doc in (
         ("noise", 0.05, "differences below are none"),
         ("lone_noise", 0.6, "the same where a side has fewer than three runs"),
@@ -117,12 +120,11 @@ def by_key(lines: list[Line]) -> dict[Any, list[Line]]:
 
 def run(argv: list[str]) -> None:
     """Compares the files that the command line names; raises RunError."""
-    paths = [arg for arg in argv[1:] if not arg.startswith("-")]
-    rest = [arg for arg in argv if arg not in paths]
-    values = command.parse(rest, __doc__, define)
+    values = command.parse(argv, __doc__, define, files=FILES)
     if values is None:
         return
-    if len(paths) != 2:
+    paths = values.before, values.after
+    if not all(paths):
         raise ConfigError("two files are needed: benchmarks.compare BEFORE AFTER")
     before, after = (by_key(results.read([path])) for path in paths)
     common = [key for key in after if key in before]

@@ -2,11 +2,13 @@
 
     python -m benchmarks.report --results=benchmarks/results --plot=throughput.png
 
-Takes the last line of each measurement on each jax. The table goes to standard output,
+Takes the last line of each measurement on each jax, of `throughput`, `compare_torch`
+and of each model of `small_models`. The table goes to standard output,
 to --table=FILE too; bars are medians, whiskers the 10th and 90th percentile of times,
 and over turns the ends of ratios.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +52,26 @@ def files_of(place: str) -> list[Path]:
 def row(line: Line) -> list[Any]:
     """Returns the cells of a line, empty where it does not say."""
     time, memory = line.get("step_time_ms"), line.get("peak_memory_bytes")
-    hardware, device = line.get("hardware", {}), line.get("device", "")
-    if device == "cpu" and "cores" in hardware:
-        device = f"{hardware['cores']} cores of an {hardware['cpu']}"
-        device += f", {hardware['vectors']}" if hardware.get("vectors") else ""
     return [
         results.label_of(line),
-        line.get("images_per_second", ""),
+        results.images_per_second(line),
         f"{time['median']} ({time['p10']} to {time['p90']})" if time else "",
         ratio_of(line),
         share_of(line),
         line.get("compile_seconds", ""),
         f"{memory / 2**30:.2f} GiB" if memory else "",
-        device,
+        device_of(line),
         line.get("jax", ""),
     ]
+
+
+def device_of(line: Line) -> str:
+    """Returns the device, of CPUs with what is known of them."""
+    hardware, device = line.get("hardware", {}), line.get("device", "")
+    if device != "cpu" or "cores" not in hardware:
+        return device
+    vectors = f", {hardware['vectors']}" if hardware.get("vectors") else ""
+    return f"{hardware['cores']} cores of an {hardware['cpu']}{vectors}"
 
 
 def ratio_of(line: Line) -> str:
@@ -90,7 +97,7 @@ def draw(lines: list[Line], path: str) -> None:
         "speed over PyTorch's best": ([], [], []),
     }
     for line in lines:
-        label = f"{results.label_of(line)}\n{line.get('device')}, jax {line.get('jax')}"
+        label = f"{results.label_of(line)}\n{device_of(line)}, jax {line.get('jax')}"
         if "step_time_ms" in line:
             time, speed = line["step_time_ms"], line["images_per_second"]
             ends = (speed * time["median"] / time[end] for end in ("p90", "p10"))
@@ -128,7 +135,8 @@ def run(argv: list[str]) -> None:
     if values is None:
         return
     lines = [SMOKE_LINE] if values.smoke else results.read(files_of(values.results))
-    shown = results.latest(filter(results.measures_step, lines))
+    parts = itertools.chain.from_iterable(map(results.parts, lines))
+    shown = results.latest(filter(results.measures_step, parts))
     if not shown:
         raise ConfigError(f"--results={values.results} holds no measurement of a step")
     table = results.markdown(HEADER, map(row, shown))

@@ -91,8 +91,17 @@ def label_of(line: Line) -> str:
 
 
 def measures_step(line: Line) -> bool:
-    """Returns whether a line is of `throughput` or of `compare_torch`."""
+    """Returns whether a line says how fast steps are, of one model."""
+    if line["benchmark"] == "small_models":
+        return "steps_per_second" in line
     return line["benchmark"] in STEPS and set(STEP) <= set(line)
+
+
+def images_per_second(line: Line) -> float | str:
+    """Returns our speed, which `small_models` counts in steps; "" without any."""
+    if "steps_per_second" in line:
+        return round(line["steps_per_second"]["ours"] * line["batch_size"])
+    return line.get("images_per_second", "")
 
 
 def latest(lines: Iterable[Line]) -> list[Line]:

@@ -127,6 +127,15 @@ def test_files_are_compared_by_what_they_measured(call_command, tmp_path):
     assert "nothing in common" in err
 
 
+def test_the_files_to_compare_stand_anywhere(call_command, tmp_path):
+    file = write(tmp_path / "a", line(noisy(9, 0)))
+    assert call_command(compare, file, "--noise", "0.1", file)[0] == 0
+    code, _, err = call_command(compare, "--noise=0.1", file)
+    assert code == 2 and "two files are needed" in err
+    code, _, err = call_command(compare, file, file, "third")
+    assert code == 2 and "unexpected argument 'third'" in err
+
+
 def models(**ratios):
     """Returns a line of `small_models`."""
     rows = {name: {"ratios": found} for name, found in ratios.items()}
@@ -219,14 +228,26 @@ def test_a_line_that_is_no_result_is_named(call_command, tmp_path, text):
 def test_a_report_shows_the_last_line_of_each(call_command, tmp_path):
     slow, fast = line([1.0]), line([1.0], images_per_second=77.0)
     other = line([1.0], images_per_second=55.0, jax="1")
-    write(tmp_path / "x.jsonl", slow, fast, other, {"benchmark": "scaling"})
+    small = models(dcgan=[2.0], tied=[5.0])
+    for number, row in enumerate(small["models"].values(), start=1):
+        ratio = {"ratio": 2.0, "ratio_low": 1.9, "ratio_high": 2.1, "best": "torch"}
+        row.update(ratio, steps_per_second={"ours": 10.0 * number})
+    small["batch_size"] = 64
+    write(tmp_path / "x.jsonl", slow, fast, other, points(0, b4=100), small)
     table, plot = tmp_path / "table.md", tmp_path / "plot.png"
     flags = f"--results={tmp_path}", f"--table={table}", f"--plot={plot}"
     code, out, err = call_command(report, *flags)
     assert code == 0, err
-    assert json.loads(out.splitlines()[-1])["rows"] == 2
+    assert json.loads(out.splitlines()[-1])["rows"] == 4
     rows = table.read_text().splitlines()[2:]
-    assert [row.split("|")[2].strip() for row in rows] == ["77.0", "55.0"]
+    assert [row.split("|")[2].strip() for row in rows] == [
+        "77.0",
+        "55.0",
+        "640",
+        "1280",
+    ]
+    assert rows[2].startswith("| small_models, dcgan |")
+    assert "2.0 (1.9 to 2.1, torch)" in rows[2]
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 

@@ -42,14 +42,20 @@ def run_command(run: Callable[[list[str]], None], argv: list[str]) -> int:
     return 0
 
 
-def read_flags(values: flags.FlagValues, argv: list[str], usage: str) -> None:
-    """Sets flags from a command line; raises ConfigError for what is wrong with it."""
+def read_flags(
+    values: flags.FlagValues, argv: list[str], usage: str, files: int = 0
+) -> list[str]:
+    """Sets flags from a command line, and returns what else is in it.
+
+    Raises ConfigError for what is wrong with it, as more else than so many `files`.
+    """
     try:
         rest = values(argv)[1:]
     except flags.Error as error:
         raise ConfigError(" ".join(str(error).split())) from None
-    if rest:
-        raise ConfigError(f"unexpected argument {rest[0]!r}; usage: {usage}")
+    if rest[files:]:
+        raise ConfigError(f"unexpected argument {rest[files]!r}; usage: {usage}")
+    return rest
 
 
 def stop_at_once(signal_number: int, frame) -> None:
