@@ -44,11 +44,10 @@ SMOKE = {"shapes": "2,4,8,8,3,1;2,4,8,8,1,1", "repeats": 2}
 def define(values: flags.FlagValues) -> None:
     """Defines the flags of this benchmark."""
     calls.define(values)
-    for define_flag, name, default, doc in (
-        (flags.DEFINE_string, "shapes", "", "instead of a model's, see above"),
-        (flags.DEFINE_bool, "looped", False, "in the body of a loop"),
-    ):
-        define_flag(name, default, doc, flag_values=values)
+    doc = "instead of a model's, see above"
+    flags.DEFINE_string("shapes", "", doc, flag_values=values)
+    doc = "in the body of a loop"
+    flags.DEFINE_bool("looped", False, doc, flag_values=values)
 
 
 def parse(text: str, dtype: jnp.dtype = jnp.float32, looped: bool = False) -> Case:

@@ -41,8 +41,8 @@ def test_the_first_row_that_holds_is_taken():
     ):
         many = choice.Case(images, (3, 3, images[-1], 16), window)
         assert choice.choose(choice.WEIGHTS, many) is planes.weights_planes
-        few = dataclasses.replace(many, images=(1, *images[1:]), stacked=True)
-        assert choice.choose(choice.WEIGHTS, few) is forms.weights_patches
+        models = dataclasses.replace(many, stacked=True)
+        assert choice.choose(choice.WEIGHTS, models) is forms.weights_patches
     models = dataclasses.replace(large, stacked=True)
     assert choice.choose(choice.FORWARD, models) is forms.forward_patches
     assert choice.choose(choice.WEIGHTS, models) is forms.weights_crossed
