@@ -3,9 +3,9 @@
     python -m benchmarks.report --results=benchmarks/results --plot=throughput.png
 
 Takes the last line of each measurement on each jax, of `throughput`, `compare_torch`
-and of each model of `small_models`. The table goes to standard output,
-to --table=FILE too; bars are medians, whiskers the 10th and 90th percentile of times,
-and over turns the ends of ratios.
+and of each model of `small_models`. The table goes to standard output, to --table=FILE
+too; bars are medians, whiskers the 10th and 90th percentile of times, and the ends of
+ratios over turns.
 """
 
 import itertools

@@ -93,7 +93,7 @@ def label_of(line: Line) -> str:
 def measures_step(line: Line) -> bool:
     """Returns whether a line says how fast steps are, of one model."""
     if line["benchmark"] == "small_models":
-        return "steps_per_second" in line
+        return {"steps_per_second", "batch_size"} <= set(line)
     return line["benchmark"] in STEPS and set(STEP) <= set(line)
 
 

@@ -90,7 +90,7 @@ class Case:
 
     @property
     def has_planes(self) -> bool:
-        """Whether patches are the other way, and pixels are many."""
+        """Whether pixels are many, and channels so few, or skipped, to make patches."""
         patches = self.kernel[2] <= 3 or self.window.stride > 1
         return patches and self.pixels > 4096 and self.extent <= 256
 
