@@ -17,7 +17,7 @@ class Work(NamedTuple):
 
     `devices` is a platform or "", `num_devices` 0 for all; `input` says where batches
     come from: "device", of images that lie there, or "host", sent one ahead; `latent`
-    is a GAN's.
+    is a GAN's; `often` that the program is one of a long run: see `programs.LONG`.
     """
 
     task: str = "classification"
@@ -36,6 +36,7 @@ class Work(NamedTuple):
     latent: int = 64
     channels: int = 3
     num_classes: int = 1000
+    often: bool = True
 
 
 def settings(work: Work) -> ConfigDict:

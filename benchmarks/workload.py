@@ -71,6 +71,7 @@ def prepare(work: Work, images: dict[str, np.ndarray] | None = None) -> Program:
             steps_per_call=work.steps_per_call,
             donate_state=work.phase == "train",
             infers=work.phase == "infer",
+            often=work.often,
         )
         take = make_take(work, mesh, compiled, state, images, stored)
     return Program(work, mesh, step, arguments, compiled, seconds, take)

@@ -85,7 +85,7 @@ ALLOWED = {
         "workdirs",
     },
     "memory": {"consistency", "parallel", "run"},
-    "programs": {"allocator", "data", "memory", "parallel", "plan", "run"},
+    "programs": {"data", "memory", "parallel", "plan", "run"},
     "plan_table": {"plan", "run"},
     "batches": {"data", "parallel", "run", "several", "terminal"},
     "start": {

@@ -55,10 +55,10 @@ def draw(name, dtype=np.float32, batch=2):
     return [rng.normal(size=size).astype(dtype) for size in (images, kernel, outputs)]
 
 
-def applying(rows, name):
+def applying(rows, name, dtype):
     """Returns the forms in a table that fit a window, but for XLA's."""
     _, kernel, window = WINDOWS[name]
-    case = choice.Case((2, *WINDOWS[name][0]), kernel, window)
+    case = choice.Case((2, *WINDOWS[name][0]), kernel, window, jnp.dtype(dtype))
     return {
         form.__name__: form
         for form in choice.forms_of(rows, case)
@@ -72,13 +72,15 @@ def test_every_form_is_xlas_to_rounding(name, dtype, fast, monkeypatch):
     monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: fast)
     window = WINDOWS[name][2]
     shapes = [part.shape for part in draw(name)]
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), lowering.unkept():
         given = [jnp.asarray(part, dtype) for part in draw(name)]
 
         @jax.jit
         def compute(images, kernel, outputs):
-            forward = applying(choice.FORWARD, name)
-            data, weights = applying(choice.DATA, name), applying(choice.WEIGHTS, name)
+            forward, data, weights = (
+                applying(rows, name, dtype)
+                for rows in (choice.FORWARD, choice.DATA, choice.WEIGHTS)
+            )
             found = {n: form(images, kernel, window) for n, form in forward.items()}
             for n, form in data.items():
                 found[n] = form(outputs, kernel, window, shapes[0])

@@ -66,7 +66,7 @@ def test_the_step_is_that_of_a_run(steps):
     batch = workload.shapes(next(workload.batches(work, make_images(work), steps)))
     found = parallel.lower_step(
         step, state, batch, run.abstract_stored(),
-        mesh=run.mesh, steps_per_call=steps, donate_state=True,
+        mesh=run.mesh, steps_per_call=steps, donate_state=True, often=work.often,
     )  # fmt: skip
     expected = programs.lower_train_step(run, run.plan.phases[0], steps)
     assert found.as_text() == expected.as_text()

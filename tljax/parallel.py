@@ -5,8 +5,10 @@ The batch is sharded over the one mesh axis "data", the state is replicated. Und
 statistics among them, is a mean over the batch of all devices.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -17,6 +19,7 @@ from tljax import allocator, fusion, several, sharding
 from tljax.errors import ConfigError
 from tljax.host_memory import host_memory
 from tljax.models import devices, lowering
+from tljax.models.lowering import library, processor
 
 
 def create_mesh(platform: str = "", num_devices: int = 0) -> Mesh:
@@ -252,9 +255,31 @@ def compile_step(
 ) -> tuple[jax.stages.Compiled, float]:
     """Returns what `lower_step` does, compiled, and the seconds that all of it took."""
     start = time.perf_counter()
-    with allocator.compiling():
-        compiled = lower_step(step, state, batch, *stored, **options).compile()
+    lowered = lower_step(step, state, batch, *stored, **options)
+    compiled = compile_lowered(lowered, options["mesh"], options.get("often", False))
     return compiled, time.perf_counter() - start
+
+
+def compile_lowered(
+    lowered: jax.stages.Lowered, mesh: Mesh, often: bool
+) -> jax.stages.Compiled:
+    """Returns what `lower_step` returns for a mesh, compiled; `often` as it was there.
+
+    Kept on disk, but for what calls a library: see `lowering.unkept`.
+    """
+    unkept = calls_library(mesh, often)
+    with allocator.compiling(), lowering.unkept() if unkept else nullcontext():
+        return lowered.compile()
+
+
+def calls_library(mesh: Mesh, often: bool) -> bool:
+    """Returns whether a program may call oneDNN: on one CPU where it was measured.
+
+    It has to be compiled at every start, which takes seconds: only what is called often
+    gains more. Of AMX, by which such CPUs are known, it makes most in bfloat16.
+    """
+    single = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    return often and single and processor.multiplies_bfloat16() and library.is_there()
 
 
 def lower_step(
@@ -268,6 +293,7 @@ def lower_step(
     donate_state: bool = False,
     shard_params: bool = False,
     infers: bool = False,
+    often: bool = False,
 ) -> jax.stages.Lowered:
     """Returns `step(state, batch, *stored)`, ready to be compiled ahead of time.
 
@@ -279,8 +305,11 @@ def lower_step(
     With `steps_per_call` above 1 the batch has a leading axis of so many batches, and
     metrics come back with one: see `several.several_steps`. With `shard_params` each
     device holds a share of the state: see `sharding`. `infers` says that there are
-    neither gradients nor statistics of a batch, for `fusion`.
+    neither gradients nor statistics of a batch, for `fusion`; `often` that the program
+    is called so often that speed counts more than compiling it: see `calls_library`.
     """
+    # A new function: JAX would take what it traced of the same, for whatever devices.
+    step = functools.partial(step)
     if shard_params:
         step = sharding.with_whole_params(step, mesh)
     if steps_per_call > 1:
@@ -291,5 +320,5 @@ def lower_step(
     function = COMPILE_MODES[mode](
         step, mesh, batch, len(stored), placed, donate_state, options
     )
-    with lowering.for_devices(platform, mesh.size):
+    with lowering.for_devices(platform, mesh.size, calls_library(mesh, often)):
         return function.lower(state, batch, *stored)

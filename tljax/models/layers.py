@@ -134,11 +134,13 @@ def few_at_a_time(
     """Returns function(module, images), whose rows do not depend on one another.
 
     On a CPU, of so few images [b, h, w, c] at a time that `values` of each stay in its
-    caches. Not where the module writes variables: a loop only reads them.
+    caches. Not where the module writes variables: a loop only reads them; nor where
+    oneDNN is called, which is faster with more: 1.0 to 1.1 times (Intel Xeon).
     """
     mode = lowering.current.get()
     size = parts.size_of(len(images), values, parts.AT_ONCE)
-    whole = size == len(images) or mode.divided or mode.plain or not mode.on_cpu
+    few = mode.on_cpu and not (mode.divided or mode.plain or mode.library)
+    whole = size == len(images) or not few
     kinds = ("params", "batch_stats", "intermediates")
     if whole or any(module.is_mutable_collection(kind) for kind in kinds):
         return function(module, images)

@@ -2,6 +2,7 @@
 
 from tljax.models.lowering.convolution import convolve
 from tljax.models.lowering.forms import Window
+from tljax.models.lowering.library import unkept
 from tljax.models.lowering.mode import (
     current,
     for_devices,
@@ -18,4 +19,5 @@ __all__ = [
     "inside_loop",
     "plain",
     "side_by_side",
+    "unkept",
 ]

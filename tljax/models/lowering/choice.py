@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from tljax.models.lowering import forms, grouped, planes, winograd
+from tljax.models.lowering import forms, grouped, library, planes, winograd
 from tljax.models.lowering.forms import Window
 from tljax.models.lowering.mode import Mode
 
@@ -31,7 +31,7 @@ class Case:
       kernel: [kh, kw, cin / groups, cout].
       window: how the kernel moves.
       dtype: of images, kernel and outputs.
-      looped, stacked: as in `Mode`.
+      looped, stacked, library: as in `Mode`.
     """
 
     images: tuple[int, ...]
@@ -40,6 +40,7 @@ class Case:
     dtype: jnp.dtype = jnp.float32
     looped: bool = False
     stacked: bool = False
+    library: bool = False
 
     @property
     def batch(self) -> int:
@@ -95,6 +96,20 @@ class Case:
         return patches and self.pixels > 4096 and self.extent <= 256
 
     @property
+    def in_library(self) -> bool:
+        """Whether oneDNN may be called for it."""
+        may = self.library and not self.stacked
+        return may and library.fits(self.window, self.images, self.dtype)
+
+    @property
+    def has_library(self) -> bool:
+        """Whether oneDNN convolves faster: pixels in float32, extents from 14 or 8."""
+        half = self.dtype == jnp.bfloat16
+        if self.is_pixel:
+            return self.in_library and not half
+        return self.in_library and self.extent >= (8 if half else 14)
+
+    @property
     def is_grouped(self) -> bool:
         """Whether there are groups."""
         return self.window.groups > 1
@@ -128,6 +143,11 @@ def always(case: Case) -> bool:
 
 FORWARD = [
     Row(lambda c: c.is_grouped, grouped.forward_packed, "1.0-4.3 in ResNeXt-50"),
+    Row(
+        lambda c: c.has_library,
+        library.forward_library,
+        "1.0-1.6 times as fast as the rows below, 2-13 in bfloat16; Intel",
+    ),
     Row(lambda c: c.is_pixel, forms.forward_pixels, "1.2-2"),
     Row(lambda c: c.stacked, forms.forward_patches, "1.2-6, 5 models"),
     Row(
@@ -156,6 +176,11 @@ FORWARD = [
 
 DATA = [
     Row(lambda c: c.is_grouped, grouped.data_packed, "1.5-4.9 in ResNeXt-50"),
+    Row(
+        lambda c: c.has_library,
+        library.data_library,
+        "1.0-2.4 times as fast as the rows below, 2-8 in bfloat16; Intel",
+    ),
     Row(lambda c: c.is_pixel, forms.data_pixels, "1.2-2"),
     Row(lambda c: c.stacked, forms.data_patches, "2-9, 5 models"),
     Row(
@@ -195,6 +220,11 @@ DATA = [
 
 WEIGHTS = [
     Row(lambda c: c.is_grouped, grouped.weights_packed, "200-560, batches of 1 and 2"),
+    Row(
+        lambda c: c.in_library and (c.is_pixel or c.dtype == jnp.bfloat16),
+        library.weights_library,
+        "1.0-2 times as fast as the rows below, 1-10 in bfloat16; Intel",
+    ),
     Row(lambda c: c.is_pixel, forms.weights_pixels, "2-5"),
     Row(
         lambda c: c.has_large_tiles and c.channels >= 32 and not c.stacked,
@@ -257,6 +287,8 @@ def fits(form: Callable, case: Case) -> bool:
         return winograd.fits(case.window)
     if form in grouped.OPERATIONS:
         return case.is_grouped
+    if form.__name__.endswith("_library"):
+        return library.fits(case.window, case.images, case.dtype)
     if form.__name__.endswith(("_crossed", "_turned")):
         return case.window.stride == 1 and not case.is_grouped
     return form.__name__.endswith("_xla") or not case.is_grouped
@@ -269,4 +301,5 @@ def form_of(
     if not mode.on_cpu:
         return rows[-1].form  # XLA's own, in each table.
     shapes = tuple(images), tuple(kernel)
-    return choose(rows, Case(*shapes, window, dtype, mode.looped, mode.stacked))
+    how = mode.looped, mode.stacked, mode.library
+    return choose(rows, Case(*shapes, window, dtype, *how))

@@ -160,12 +160,16 @@ def data_patches(
 
 
 def weights_patches(
-    images: jax.Array, outputs: jax.Array, window: Window, shape
+    images: jax.Array, outputs: jax.Array, window: Window, shape, product=None
 ) -> jax.Array:
-    """Returns the gradient of the kernel as patches times outputs."""
+    """Returns the gradient of the kernel as patches times outputs.
+
+    `product` computes it, in place of `contract_pixels`.
+    """
 
     def contribute(images: jax.Array, outputs: jax.Array) -> jax.Array:
-        return contract_pixels(patches_of(images, window), outputs)
+        patches = patches_of(images, window)
+        return (product or contract_pixels)(patches, outputs)
 
     values = math.prod((*window.extents(images.shape), *shape[:3]))
     size = parts.size_of(len(images), values, parts.PATCHES_AT_ONCE)

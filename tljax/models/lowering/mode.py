@@ -18,6 +18,7 @@ class Mode:
       plain: XLA's own operations everywhere, with the derivatives that JAX gives them.
       looped: the program stands in a loop, as the body of `lax.scan`.
       stacked: several models go through it at once, each with kernels of its own.
+      library: oneDNN may be called; the program is then not to be kept on disk.
     """
 
     platform: str = ""
@@ -25,6 +26,7 @@ class Mode:
     plain: bool = False
     looped: bool = False
     stacked: bool = False
+    library: bool = False
 
     @property
     def on_cpu(self) -> bool:
@@ -70,6 +72,9 @@ def side_by_side():
     return changed(stacked=True)
 
 
-def for_devices(platform: str, number: int):
-    """Returns a context for tracing a program for devices: "cpu", "gpu" or "tpu"."""
-    return changed(platform=platform, divided=number > 1)
+def for_devices(platform: str, number: int, library: bool = False):
+    """Returns a context for tracing a program for devices: "cpu", "gpu" or "tpu".
+
+    `library` as in `Mode`: it cannot divide what it computes between devices.
+    """
+    return changed(platform=platform, divided=number > 1, library=library)
