@@ -9,6 +9,7 @@ the kernel are timed in each form that fits, in turns; beside the median in ms s
 its share of all operations in GFLOP/s, and a star at the form that is chosen. What
 stands before an operation in a network, and reads or writes the same arrays, stands
 before it here: an elementwise operation on both sides, whose own time is taken off.
+`library` is oneDNN, for runs of many steps.
 With `--looped` all stands in the body of a loop, with `--precision=bfloat16` all arrays
 are of it. `ratio` is XLA's own time over that of the chosen forms, summed over the
 network, turn by turn; null where XLA's own form would take minutes.
@@ -28,7 +29,7 @@ from benchmarks import calls, command, machine, timing
 from tljax import allocator, parallel
 from tljax.errors import ConfigError
 from tljax.models import lowering
-from tljax.models.lowering import choice, mode
+from tljax.models.lowering import choice, library, mode, processor
 from tljax.models.lowering.choice import Case
 from tljax.models.lowering.forms import Window
 
@@ -111,7 +112,7 @@ def program(operation: str, form: Callable | None, case: Case, arrays) -> Callab
             0, 1 + jnp.int32(arrays[0][0, 0, 0, 0] > -1e9), step, body(*arrays)
         )
 
-    with allocator.compiling():
+    with allocator.compiling(), lowering.unkept():
         return jax.jit(looped if case.looped else body).lower(*arrays).compile()
 
 
@@ -143,7 +144,9 @@ def measure(operation: str, case: Case, turns: int) -> tuple[dict[str, Any], str
     times = timing.take_turns(sides, turns, 1)
     around = np.array(times.pop(""))
     times = {name: np.maximum(all - around, 1e-6) for name, all in times.items()}
-    how = case.window, case.dtype, mode.Mode(looped=case.looped)
+    calls_library = processor.multiplies_bfloat16() and library.is_there()
+    where = mode.Mode(looped=case.looped, library=calls_library)
+    how = case.window, case.dtype, where
     chosen = choice.form_of(rows, case.images, case.kernel, *how)
     return times, chosen.__name__.split("_")[1]
 

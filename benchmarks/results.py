@@ -15,8 +15,8 @@ STEPS = ("throughput", "compare_torch")
 # What was measured; versions and commits may differ between lines that are compared.
 KEY = (
     "benchmark", *STEP, "axis", "steps_per_call", "await_every", "input", "stem",
-    "width", "num_devices", "device", "images", "size", "workers", "epochs", "seeds",
-    "num_steps", "labels_per_class", "shapes", "looped",
+    "width", "often", "num_devices", "device", "images", "size", "workers", "epochs",
+    "seeds", "num_steps", "labels_per_class", "shapes", "looped",
 )  # fmt: skip
 # And on which machine.
 HARDWARE = ("cpu", "vectors", "cores")

@@ -61,6 +61,8 @@ def define_work(values: flags.FlagValues) -> None:
         width=(default.width, "channels of the first stage"),
     )
     command.define_numbers(values, 0, num_devices=(default.num_devices, "0 = all"))
+    doc = "as in a run of many steps, see tljax.programs.LONG"
+    flags.DEFINE_bool("often", default.often, doc, flag_values=values)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -112,6 +114,7 @@ def describe(program: workload.Program, times: list[float]) -> dict[str, Any]:
         "input": work.input,
         "stem": work.stem,
         "width": work.width,
+        "often": work.often,
         "times_ms": [timing.significant(time) for time in steps],
         "peak_memory_bytes": machine.peak_memory(program.mesh),
     }

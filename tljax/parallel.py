@@ -256,18 +256,12 @@ def compile_step(
     """Returns what `lower_step` does, compiled, and the seconds that all of it took."""
     start = time.perf_counter()
     lowered = lower_step(step, state, batch, *stored, **options)
-    compiled = compile_lowered(lowered, options["mesh"], options.get("often", False))
-    return compiled, time.perf_counter() - start
+    unkept = calls_library(options["mesh"], options.get("often", False))
+    return compile_lowered(lowered, unkept), time.perf_counter() - start
 
 
-def compile_lowered(
-    lowered: jax.stages.Lowered, mesh: Mesh, often: bool
-) -> jax.stages.Compiled:
-    """Returns what `lower_step` returns for a mesh, compiled; `often` as it was there.
-
-    Kept on disk, but for what calls a library: see `lowering.unkept`.
-    """
-    unkept = calls_library(mesh, often)
+def compile_lowered(lowered: jax.stages.Lowered, unkept: bool) -> jax.stages.Compiled:
+    """Returns what `lower_step` returns, compiled; `unkept` if it `calls_library`."""
     with allocator.compiling(), lowering.unkept() if unkept else nullcontext():
         return lowered.compile()
 
@@ -276,7 +270,7 @@ def calls_library(mesh: Mesh, often: bool) -> bool:
     """Returns whether a program may call oneDNN: on one CPU where it was measured.
 
     It has to be compiled at every start, which takes seconds: only what is called often
-    gains more. Of AMX, by which such CPUs are known, it makes most in bfloat16.
+    gains more. Such CPUs are known by AMX, of which oneDNN makes most in bfloat16.
     """
     single = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     return often and single and processor.multiplies_bfloat16() and library.is_there()

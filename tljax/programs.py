@@ -16,9 +16,9 @@ from tljax.plan import Phase
 from tljax.run import Run
 
 # The steps of a run from which on they are compiled at every start where that makes
-# them faster: a ResNet-50 of float32, by 10 %, takes 80 steps to make up for it, one of
-# bfloat16, by half, 20; a ResNet-18 at 64 px some hundred.
-LONG = 500
+# them faster. On an Intel Xeon a ResNet-50 takes 100 steps to make up for it, and 20 in
+# bfloat16; a ResNet-18 at 64 px about 1,000.
+LONG = 1000
 
 
 class Program:
@@ -28,17 +28,18 @@ class Program:
         self,
         worker: Executor,
         lower: Callable[[], jax.stages.Lowered],
-        compile: Callable[[jax.stages.Lowered], jax.stages.Compiled],
         check: Callable[[jax.stages.Compiled], None] = lambda compiled: None,
+        unkept: bool = False,
     ):
         """What `lower` returns is compiled by the worker, and then checked.
 
+        `unkept` says that it `parallel.calls_library`, and is not to be kept on disk.
         `tracing` and `compiling` are the seconds of both, once they are done.
         """
         self.worker = worker
         self.lower = lower
-        self.compile_lowered = compile
         self.check = check
+        self.unkept = unkept
         self.tracing = self.compiling = 0.0
         self.future: Future | None = None
 
@@ -66,7 +67,7 @@ class Program:
     def compile(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         """Returns the program, compiled and checked, and notes what it took."""
         start = time.perf_counter()
-        compiled = self.compile_lowered(lowered)
+        compiled = parallel.compile_lowered(lowered, self.unkept)
         self.compiling = time.perf_counter() - start
         self.check(compiled)
         return compiled
@@ -155,24 +156,22 @@ def compile_steps(run: Run, first_step: int = 0) -> Programs:
     first = run.plan.phase_of(first_step)
     size = run.config.steps_per_call
     check = functools.partial(memory.check, run)
-    compile = functools.partial(
-        parallel.compile_lowered, mesh=run.mesh, often=is_long(run)
-    )
+    unkept = parallel.calls_library(run.mesh, is_long(run))
     train_steps = {
         phase.start: Program(
             worker,
             functools.partial(lower_train_step, run, phase, size),
-            compile,
             check,
+            unkept,
         )
         for phase in run.plan.phases
         if phase.start >= first.start
     }
     train_steps[first.start].begin_traced()
-    eval_step = Program(worker, functools.partial(lower_eval_step, run), compile)
+    eval_step = Program(worker, functools.partial(lower_eval_step, run), unkept=unkept)
     draw = None
     if hasattr(run.task, "draw"):
-        draw = Program(worker, functools.partial(lower_draw, run), compile)
+        draw = Program(worker, functools.partial(lower_draw, run))
     return Programs(train_steps, eval_step, draw, worker)
 
 
@@ -212,15 +211,14 @@ def lower_draw(run: Run) -> jax.stages.Lowered:
         run.abstract_batch("val"),
         mesh=run.mesh,
         shard_params=run.config.shard_params,
-        often=is_long(run),
     )
 
 
 def compile_train_step(run: Run, phase: Phase) -> tuple[jax.stages.Compiled, float]:
     """Returns the single step of a phase, and the seconds that compiling it took."""
     start = time.perf_counter()
-    lowered = lower_train_step(run, phase)
-    compiled = parallel.compile_lowered(lowered, run.mesh, is_long(run))
+    unkept = parallel.calls_library(run.mesh, is_long(run))
+    compiled = parallel.compile_lowered(lower_train_step(run, phase), unkept)
     return compiled, time.perf_counter() - start
 
 

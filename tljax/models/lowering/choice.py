@@ -146,7 +146,7 @@ FORWARD = [
     Row(
         lambda c: c.has_library,
         library.forward_library,
-        "1.0-1.6 times as fast as the rows below, 2-13 in bfloat16; Intel",
+        "1.1-3 times as fast as the rows below, 2-10 in bfloat16; Intel",
     ),
     Row(lambda c: c.is_pixel, forms.forward_pixels, "1.2-2"),
     Row(lambda c: c.stacked, forms.forward_patches, "1.2-6, 5 models"),
