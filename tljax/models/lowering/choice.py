@@ -103,11 +103,14 @@ class Case:
 
     @property
     def has_library(self) -> bool:
-        """Whether oneDNN convolves faster: pixels in float32, extents from 14 or 8."""
-        half = self.dtype == jnp.bfloat16
-        if self.is_pixel:
-            return self.in_library and not half
-        return self.in_library and self.extent >= (8 if half else 14)
+        """Whether oneDNN convolves faster: not pixels of bfloat16, nor small extents.
+
+        And in float32 not where Winograd's large tiles are few.
+        """
+        if self.dtype == jnp.bfloat16:
+            return self.in_library and not self.is_pixel and self.extent >= 8
+        least = 14 if self.has_large_tiles else 7
+        return self.in_library and (self.is_pixel or self.extent >= least)
 
     @property
     def is_grouped(self) -> bool:
