@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax import compiled, parallel
+from tljax import compiled, parallel, programs
+from tljax.config import Config, Data, Model
 from tljax.models import lowering
 from tljax.models.lowering import Window, library, mode, processor
+from tljax.run import prepare
 
 pytestmark = pytest.mark.skipif(
     not library.is_there(), reason="XLA has no oneDNN for this CPU, or a newer one"
@@ -87,6 +89,21 @@ def test_only_what_is_called_often_on_one_device_calls_it(measured):
 
     assert count(one, often=True) > 3
     assert count(one) == count(two, often=True) == 0
+
+
+@pytest.mark.parametrize("num_steps, calls", [(programs.LONG, True), (999, False)])
+def test_runs_of_many_steps_call_it(num_steps, calls, measured):
+    config = Config(
+        num_steps=num_steps,
+        num_devices=1,
+        precision="bfloat16",
+        model=Model(name="resnet18", width=2, stem="small"),
+        data=Data(source="synthetic", image_size=8, batch_size=4, num_examples=20),
+    )
+    run = prepare(config)
+    train = programs.lower_train_step(run, run.plan.phases[0])
+    for lowered in (train, programs.lower_eval_step(run)):
+        assert ("@__onednn$" in lowered.as_text()) is calls
 
 
 def test_a_cpu_that_was_not_measured_keeps_xlas_own(monkeypatch):
