@@ -98,7 +98,7 @@ def test_runs_of_many_steps_call_it(num_steps, calls, measured):
         num_devices=1,
         precision="bfloat16",
         model=Model(name="resnet18", width=2, stem="small"),
-        data=Data(source="synthetic", image_size=8, batch_size=4, num_examples=20),
+        data=Data(source="synthetic", image_size=8, batch_size=4, num_classes=2),
     )
     run = prepare(config)
     train = programs.lower_train_step(run, run.plan.phases[0])

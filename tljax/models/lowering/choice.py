@@ -61,7 +61,7 @@ class Case:
     @property
     def is_pixel(self) -> bool:
         """Whether the kernel is one pixel and nothing is padded."""
-        return self.window.size == (1, 1) and not any(map(any, self.window.padding))
+        return self.window.is_pixel
 
     @property
     def has_tiles(self) -> bool:

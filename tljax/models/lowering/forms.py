@@ -38,6 +38,11 @@ class Window(NamedTuple):
         """The places (row, column) in the kernel."""
         return list(itertools.product(range(self.size[0]), range(self.size[1])))
 
+    @property
+    def is_pixel(self) -> bool:
+        """Whether the kernel is one pixel and nothing is padded."""
+        return self.size == (1, 1) and not any(map(any, self.padding))
+
     def extents(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Returns (height, width) of the output of images [b, h, w, c]."""
         return tuple(self.extent(side, shape[1 + side]) for side in (0, 1))

@@ -26,7 +26,7 @@ DTYPES = (jnp.float32, jnp.bfloat16)
 def forward_library(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Returns the convolution [b, oh, ow, cout]."""
     shape = (images.shape[0], *window.extents(images.shape), kernel.shape[-1])
-    if is_pixel(window):
+    if window.is_pixel:
         rows = as_rows(forms.strided(images, window.stride))
         return product(rows, kernel[0, 0]).reshape(shape)
     return convolution(images, kernel, window.stride, window.padding, shape)
@@ -41,7 +41,7 @@ def data_library(
     convolution of the outputs by the kernel turned round; with strides one for each
     phase, which are the pixels that lie a stride apart.
     """
-    if is_pixel(window):
+    if window.is_pixel:
         pixels = product(as_rows(outputs), kernel[0, 0], turn_b=True)
         pixels = pixels.reshape(*outputs.shape[:3], shape[3])
         return forms.spread(pixels, window.stride, shape)
@@ -88,7 +88,7 @@ def weights_library(
 
     As patches times outputs: for XLA, the library's own operation is not there.
     """
-    if is_pixel(window):
+    if window.is_pixel:
         images = forms.strided(images, window.stride)
         return product_of_pixels(images, outputs).reshape(shape)
     return forms.weights_patches(images, outputs, window, shape, product_of_pixels)
@@ -97,11 +97,6 @@ def weights_library(
 def product_of_pixels(a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns [ca, cb], the sum over all pixels of a [b, h, w, ca] and b [.., cb]."""
     return product(as_rows(a), as_rows(b), turn_a=True)
-
-
-def is_pixel(window: Window) -> bool:
-    """Returns whether the kernel is one pixel and nothing is padded."""
-    return window.size == (1, 1) and not any(map(any, window.padding))
 
 
 def as_rows(images: jax.Array) -> jax.Array:
