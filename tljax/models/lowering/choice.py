@@ -12,6 +12,7 @@ otherwise.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ import jax.numpy as jnp
 from tljax.models.lowering import forms, grouped, library, planes, winograd
 from tljax.models.lowering.forms import Window
 from tljax.models.lowering.mode import Mode
+
+# The fewest products of numbers for which oneDNN is called: for fewer, a ResNet-18 of
+# width 16 on digits trains at 0.85 of the speed.
+CALL_WORTH = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +102,9 @@ class Case:
 
     @property
     def in_library(self) -> bool:
-        """Whether oneDNN may be called for it."""
-        may = self.library and not self.stacked
+        """Whether oneDNN may be called for it, and it is worth a call."""
+        sums = self.pixels * math.prod(self.kernel)
+        may = self.library and not self.stacked and sums >= CALL_WORTH
         return may and library.fits(self.window, self.images, self.dtype)
 
     @property
