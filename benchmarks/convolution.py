@@ -16,6 +16,7 @@ network, turn by turn; null where XLA's own form would take minutes.
 """
 
 import collections
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -112,7 +113,8 @@ def program(operation: str, form: Callable | None, case: Case, arrays) -> Callab
             0, 1 + jnp.int32(arrays[0][0, 0, 0, 0] > -1e9), step, body(*arrays)
         )
 
-    with allocator.compiling(), lowering.unkept():
+    unkept = lowering.unkept() if library.is_there() else contextlib.nullcontext()
+    with allocator.compiling(), unkept:
         return jax.jit(looped if case.looped else body).lower(*arrays).compile()
 
 
