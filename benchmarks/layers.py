@@ -21,7 +21,7 @@ from flax import linen as nn
 
 from benchmarks import calls, command, machine, timing
 from tljax import allocator, parallel
-from tljax.models import layers, normalization, pooling, resnet
+from tljax.models import convolved, normalization, pooling, resnet
 
 SETTINGS = ("model", "stem", "precision", "image_size", "batch_size")
 SMOKE = {"model": "resnet18", "image_size": 8, "batch_size": 2, "repeats": 2}
@@ -54,7 +54,7 @@ def cases_of(values: flags.FlagValues) -> dict[Case, int]:
     """Returns the layers of a model, and how often each is there."""
     found = collections.Counter()
 
-    def note_norm(x, scale, bias, added=None, *, relu=False, dtype):
+    def note_norm(x, scale, bias, added, *, relu, dtype):
         found[Case("batch_norm", x.shape, added is not None, relu)] += 1
 
     def note_pool(x, *window):
@@ -62,7 +62,7 @@ def cases_of(values: flags.FlagValues) -> dict[Case, int]:
 
     calls.trace(
         values,
-        (layers, "normalize_batch", note_norm),
+        (convolved, "normalize_batch", note_norm),
         (resnet, "max_pool", note_pool),
     )
     return dict(found)

@@ -150,13 +150,13 @@ def test_another_meaning_of_its_settings_is_noticed(monkeypatch):
     """As when strides were counted from another number: the numbers are not XLA's."""
     call = library.call
 
-    def changed(target, config, *rest):
-        window = config.get("onednn_conv_config", {}).get("window")
+    def changed(operation, kind, config, *rest, **options):
+        window = config.get("window")
         if window:
             window["pad_left"], window["pad_right"] = (
                 window["pad_right"], window["pad_left"],
             )  # fmt: skip
-        return call(target, config, *rest)
+        return call(operation, kind, config, *rest, **options)
 
     monkeypatch.setattr(library, "call", changed)
     assert not library.is_there.__wrapped__()

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from tljax.models import devices, lowering
+from tljax.models import convolved, devices, lowering
 from tljax.models.initializers import kaiming_normal
 from tljax.models.lowering import parts
-from tljax.models.normalization import along_last, normalize_batch, scale_and_shift
+from tljax.models.normalization import along_last
 
 
 class Convolution(nn.Module):
@@ -36,21 +36,34 @@ class Convolution(nn.Module):
     dtype: jnp.dtype | None = None
     kernel_init: nn.initializers.Initializer = kaiming_normal
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns [b, oh, ow, features] of x [b, h, w, c]."""
-        size, channels = self.kernel_size, x.shape[-1] // self.groups
-        shape = (size, size, channels, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = None
-        if self.use_bias:
-            like = (self.features,), jnp.float32
-            bias = self.param("bias", nn.initializers.zeros, *like)
+        kernel, bias = self.weights(x.shape[-1])
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        sides = ((self.padding, self.padding),) * 2
-        window = lowering.Window((size, size), self.stride, sides, self.groups)
-        y = lowering.convolve(x, kernel, window)
+        y = lowering.convolve(x, kernel, self.window)
         return y if bias is None else y + along_last(bias, y.ndim)
+
+    @nn.compact
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """Returns the kernel, and the bias [features] if there is one."""
+        shape = (*self.window.size, channels // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if not self.use_bias:
+            return kernel, None
+        like = (self.features,), jnp.float32
+        return kernel, self.param("bias", nn.initializers.zeros, *like)
+
+    @property
+    def window(self) -> lowering.Window:
+        """How the kernel moves."""
+        size, sides = (self.kernel_size,) * 2, ((self.padding,) * 2,) * 2
+        return lowering.Window(size, self.stride, sides, self.groups)
+
+    def pending(self, x: jax.Array) -> convolved.Pending:
+        """Returns the convolution of x, still to be computed; it has no bias."""
+        kernel, _ = self.weights(x.shape[-1])
+        x, _ = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        return convolved.Pending(x, kernel, self.window)
 
 
 def convolution(
@@ -95,26 +108,33 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, added: jax.Array | None = None, *, relu: bool = False
+        self,
+        x: jax.Array,
+        added: jax.Array | None = None,
+        *,
+        relu: bool = False,
+        conv: Convolution | None = None,
     ) -> jax.Array:
         """Returns x [..., features], normalised, scaled and shifted.
 
         Then `added` is added and with `relu` the negative is cut: in one pass, which is
-        faster than three. Raises ValueError where a batch has one value a channel, and
-        so no variance.
+        faster than three. `conv` convolves x before, in the same pass where it can.
+        Raises ValueError where a batch has one value a channel, and so no variance.
         """
-        like = (x.shape[-1],), jnp.float32
+        like = (conv.features if conv else x.shape[-1],), jnp.float32
         scale = self.param("scale", nn.initializers.ones, *like)
         bias = self.param("bias", nn.initializers.zeros, *like)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, *like)
         running_var = self.variable("batch_stats", "var", jnp.ones, *like)
         how = {"relu": relu, "dtype": self.dtype or jnp.result_type(x, scale)}
         if self.use_running_average or "/".join(self.path) in self.frozen:
-            mean, var = running_mean.value, running_var.value
-            return scale_and_shift(x, mean, var, scale, bias, added, **how)
-        y, mean, var = normalize_batch(x, scale, bias, added, **how)
+            statistics = running_mean.value, running_var.value
+            return convolved.normalize_by(
+                statistics, x, scale, bias, added, conv=conv, **how
+            )
+        y, mean, var = convolved.normalize(x, scale, bias, added, conv=conv, **how)
         if not self.is_initializing():
-            n = x.size // x.shape[-1] * devices.count()
+            n = y.size // y.shape[-1] * devices.count()
             if n == 1:
                 raise ValueError(
                     "BatchNorm needs more than one value a channel to train: a larger "

@@ -24,31 +24,35 @@ def normalize_batch(
     added: jax.Array | None = None,
     *,
     relu: bool = False,
+    centred: bool = False,
     dtype: jnp.dtype,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns the normalised x [..., c] in `dtype`, mean [c] and biased variance [c].
 
     `added` is added to it, then `relu` cuts what is negative. Statistics are computed
     in float32 at least, the variance in two passes: E[x^2] - E[x]^2 loses all digits
-    when the mean is large beside the deviation. Can be differentiated backward as often
-    as wanted, forward within `lowering.plain()`.
+    when the mean is large beside the deviation. `centred` says that the mean is 0, but
+    for rounding. Can be differentiated backward as often as wanted, forward within
+    `lowering.plain()`.
     """
     if mode.current.get().plain:
-        return normalize(x, scale, bias, added, relu, dtype)[0]
-    return normalize_with_gradient(x, scale, bias, added, relu, dtype)
+        return normalize(x, scale, bias, added, relu, centred, dtype)[0]
+    return normalize_with_gradient(x, scale, bias, added, relu, centred, dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def normalize_with_gradient(x, scale, bias, added, relu, dtype):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def normalize_with_gradient(x, scale, bias, added, relu, centred, dtype):
     """Returns what `normalize_batch` returns."""
-    return normalize(x, scale, bias, added, relu, dtype)[0]
+    return normalize(x, scale, bias, added, relu, centred, dtype)[0]
 
 
-def normalize(x, scale, bias, added, relu, dtype):
+def normalize(x, scale, bias, added, relu, centred, dtype):
     """Returns what `normalize_batch` returns, and what its gradient needs."""
     axes = tuple(range(x.ndim - 1))
     wide = widen(x, dtype)
-    mean = devices.mean(jnp.mean(wide, axes))
+    mean = jnp.zeros(x.shape[-1], wide.dtype)
+    if not centred:
+        mean = devices.mean(jnp.mean(wide, axes))
     var = devices.mean(jnp.mean(jnp.square(wide - along_last(mean, x.ndim)), axes))
     y = scale_and_shift(x, mean, var, scale, bias, added, relu=relu, dtype=dtype)
     return (y, mean, var), (x, scale, mean, var, added, y if relu else None)
@@ -66,13 +70,17 @@ def scale_and_shift(
     dtype: jnp.dtype,
 ) -> jax.Array:
     """Returns x [..., c] normalised by mean and variance [c], as `normalize_batch`."""
-    factor = jax.lax.rsqrt(var + EPS) * scale
-    wide = widen(x, dtype)
+    wide, factor = widen(x, dtype), factor_of(var, scale)
     y = (wide - along_last(mean, x.ndim)) * along_last(factor, x.ndim)
     y = y + along_last(bias, x.ndim)
     if added is not None:
         y = y + widen(added, dtype)
     return (cut_below(y, bias) if relu else y).astype(dtype)
+
+
+def factor_of(var: jax.Array, scale: jax.Array) -> jax.Array:
+    """Returns by what BatchNorm multiplies [c]."""
+    return jax.lax.rsqrt(var + EPS) * scale
 
 
 def cut_below(y: jax.Array, bias: jax.Array) -> jax.Array:
@@ -98,7 +106,7 @@ greater.defjvps(
 )
 
 
-def gradients(relu, dtype, saved, cotangents):
+def gradients(relu, centred, dtype, saved, cotangents):
     """Returns the gradients of x, scale, bias and what was added.
 
     With z = (x - mean) / deviation: two sums over the batch, of dy and of dy * z, and

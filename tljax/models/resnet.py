@@ -43,11 +43,11 @@ class BasicBlock(nn.Module):
         norm = functools.partial(
             layers.BatchNorm, running, self.frozen_statistics, dtype=self.dtype
         )
-        y = conv(self.planes, 3, self.stride, name="conv1")(x)
-        y = norm(name="bn1")(y, relu=True)
-        y = conv(self.planes, 3, name="conv2")(y)
+        conv1 = conv(self.planes, 3, self.stride, name="conv1")
+        y = norm(name="bn1")(x, conv=conv1, relu=True)
+        conv2 = conv(self.planes, 3, name="conv2")
         around = shortcut(x, self.planes, self.stride, conv, norm)
-        return join(norm(name="bn2"), y, around, self.drop_rate)
+        return join(norm(name="bn2"), conv2, y, around, self.drop_rate)
 
 
 class Bottleneck(nn.Module):
@@ -75,28 +75,28 @@ class Bottleneck(nn.Module):
                 f"{self.planes} planes leave none to each of {self.groups} groups"
             )
         outer = self.planes * self.expansion
-        y = conv(inner, 1, name="conv1")(x)
-        y = norm(name="bn1")(y, relu=True)
-        y = conv(inner, 3, self.stride, self.groups, name="conv2")(y)
-        y = norm(name="bn2")(y, relu=True)
-        y = conv(outer, 1, name="conv3")(y)
+        conv1 = conv(inner, 1, name="conv1")
+        y = norm(name="bn1")(x, conv=conv1, relu=True)
+        conv2 = conv(inner, 3, self.stride, self.groups, name="conv2")
+        y = norm(name="bn2")(y, conv=conv2, relu=True)
+        conv3 = conv(outer, 1, name="conv3")
         around = shortcut(x, outer, self.stride, conv, norm)
-        return join(norm(name="bn3"), y, around, self.drop_rate)
+        return join(norm(name="bn3"), conv3, y, around, self.drop_rate)
 
 
 def shortcut(x, features, stride, conv, norm):
     """Returns `x`, projected where a block changes its shape."""
     if stride == 1 and x.shape[-1] == features:
         return x
-    x = conv(features, 1, stride, name="downsample_0")(x)
-    return norm(name="downsample_1")(x)
+    project = conv(features, 1, stride, name="downsample_0")
+    return norm(name="downsample_1")(x, conv=project)
 
 
-def join(norm, y, around, drop_rate):
-    """Returns the normalised `y` plus what went around it, cut below 0."""
+def join(norm, conv, y, around, drop_rate):
+    """Returns `y`, convolved and normalised, plus what goes around, cut below 0."""
     if drop_rate:
-        return nn.relu(layers.drop_rows(norm(y), drop_rate) + around)
-    return norm(y, around, relu=True)
+        return nn.relu(layers.drop_rows(norm(y, conv=conv), drop_rate) + around)
+    return norm(y, around, conv=conv, relu=True)
 
 
 class ResNet(nn.Module):
@@ -199,13 +199,13 @@ class ResNet(nn.Module):
         if self.stem not in ("standard", "small"):
             raise ValueError(f"stem {self.stem!r} must be 'standard' or 'small'")
         kernel_size, stride = (3, 1) if self.stem == "small" else (7, 2)
-        x = layers.convolution(
+        conv = layers.convolution(
             self.width, kernel_size, stride, dtype=self.dtype, name="conv1"
-        )(images)
+        )
         norm = layers.BatchNorm(
             running, self.frozen_statistics, dtype=self.dtype, name="bn1"
         )
-        x = norm(x, relu=True)
+        x = norm(images, conv=conv, relu=True)
         if self.stem == "small":
             return x
         return max_pool(x, 3, 2, 1)

@@ -8,8 +8,9 @@ any of them can be differentiated backward as often as wanted, in the chosen for
 import functools
 
 import jax
+import jax.numpy as jnp
 
-from tljax.models.lowering import choice, forms
+from tljax.models.lowering import choice, forms, library
 from tljax.models.lowering.forms import Window
 from tljax.models.lowering.mode import Mode, current
 
@@ -27,6 +28,21 @@ def convolve(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     if mode.on_cpu:
         kernel, window = trimmed(kernel, window, images.shape)
     return forward(images, kernel, window, mode)
+
+
+def convolve_and_add(
+    images: jax.Array,
+    kernel: jax.Array,
+    shift: jax.Array,
+    added: jax.Array | None,
+    window: Window,
+    relu: bool,
+) -> jax.Array:
+    """Returns the convolution plus shift [cout] plus `added`, with `relu` cut at 0.
+
+    By oneDNN, for a `choice.Case` that is in it. Derivatives as those of `convolve`.
+    """
+    return added_up(images, kernel, shift, added, window, relu, current.get())
 
 
 def trimmed(kernel, window: Window, shape) -> tuple[jax.Array, Window]:
@@ -123,6 +139,29 @@ def weights_gradients(window, mode, shape, saved, kernel):
     )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def added_up(images, kernel, shift, added, window: Window, relu: bool, mode: Mode):
+    """Returns what `convolve_and_add` returns."""
+    return library.forward_added(images, kernel, shift, added, window, relu)
+
+
+def added_up_saving(images, kernel, shift, added, window, relu, mode):
+    """Returns what `convolve_and_add` returns, and what its gradient needs."""
+    y = added_up(images, kernel, shift, added, window, relu, mode)
+    return y, (images, kernel, shift, added, y if relu else None)
+
+
+def added_up_gradients(window, relu, mode, saved, outputs):
+    """Returns the gradients of images, kernel, shift and what was added."""
+    images, kernel, shift, added, y = saved
+    if relu:
+        outputs = jnp.where(y > 0, outputs, jnp.zeros((), outputs.dtype))
+    sums = jnp.sum(forms.widened(outputs), (0, 1, 2)).astype(shift.dtype)
+    gradients = forward_gradients(window, mode, (images, kernel), outputs)
+    return *gradients, sums, None if added is None else outputs.astype(added.dtype)
+
+
+added_up.defvjp(added_up_saving, added_up_gradients)
 forward.defvjp(saving(forward), forward_gradients)
 data.defvjp(saving(data), data_gradients)
 weights.defvjp(saving(weights), weights_gradients)

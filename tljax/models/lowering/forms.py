@@ -182,16 +182,20 @@ def weights_patches(
 
 
 def patches_of(images: jax.Array, window: Window) -> jax.Array:
-    """Returns the patches of all windows, [b, oh, ow, kh * kw * cin].
-
-    Those of bfloat16 as whole numbers: jax 0.10.2 would widen them to move them.
-    """
-    dtype = images.dtype
-    if dtype == jnp.bfloat16:
-        images = lax.bitcast_convert_type(images, jnp.uint16)
-    columns = jnp.concatenate(met_along(images, 2, 1, window), axis=3)
+    """Returns the patches of all windows, [b, oh, ow, kh * kw * cin]."""
+    columns = jnp.concatenate(met_along(movable(images), 2, 1, window), axis=3)
     patches = jnp.concatenate(met_along(columns, 1, 0, window), axis=3)
-    return lax.bitcast_convert_type(patches, dtype)
+    return lax.bitcast_convert_type(patches, images.dtype)
+
+
+def movable(images: jax.Array) -> jax.Array:
+    """Returns images, the bits of those in bfloat16 as whole numbers.
+
+    jax 0.10.2 would widen them to move them.
+    """
+    if images.dtype == jnp.bfloat16:
+        return lax.bitcast_convert_type(images, jnp.uint16)
+    return images
 
 
 def met_along(

@@ -9,12 +9,14 @@ import functools
 import json
 import math
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.models.lowering import forms
+from tljax.models.lowering import forms, planes
 from tljax.models.lowering.forms import Window
 
 # How a convolution is described is XLA's own affair, and may change: the last version
@@ -22,14 +24,40 @@ from tljax.models.lowering.forms import Window
 NEWEST = (0, 12)
 DTYPES = (jnp.float32, jnp.bfloat16)
 
+# XLA's names of what is done before numbers are written, and what each takes, if any.
+After = Mapping[str, jax.Array | None]
+NOTHING: After = MappingProxyType({})
 
-def forward_library(images: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+
+def forward_library(
+    images: jax.Array, kernel: jax.Array, window: Window, after: After = NOTHING
+) -> jax.Array:
     """Returns the convolution [b, oh, ow, cout]."""
     shape = (images.shape[0], *window.extents(images.shape), kernel.shape[-1])
     if window.is_pixel:
         rows = as_rows(forms.strided(images, window.stride))
-        return product(rows, kernel[0, 0]).reshape(shape)
-    return convolution(images, kernel, window.stride, window.padding, shape)
+        return product(rows, kernel[0, 0], after=after).reshape(shape)
+    how = window.stride, window.padding
+    return convolution(images, kernel, *how, shape, after=after)
+
+
+def forward_added(
+    images: jax.Array,
+    kernel: jax.Array,
+    shift: jax.Array,
+    added: jax.Array | None,
+    window: Window,
+    relu: bool,
+) -> jax.Array:
+    """Returns the convolution plus shift [cout] plus `added`, with `relu` cut at 0."""
+    after = {"BIAS": shift.astype(jnp.float32)}
+    if added is not None:
+        after["BINARY_ADD"] = added.astype(images.dtype)
+    if window.is_pixel:
+        after = {name: as_rows(array) for name, array in after.items()}
+    if relu:
+        after["RELU"] = None
+    return forward_library(images, kernel, window, after)
 
 
 def data_library(
@@ -86,11 +114,14 @@ def weights_library(
 ) -> jax.Array:
     """Returns the gradient [kh, kw, cin, cout] = `shape` of the kernel.
 
-    As patches times outputs: for XLA, the library's own operation is not there.
+    As patches times outputs, planes where channels are few: for XLA, the library's own
+    operation is not there.
     """
     if window.is_pixel:
         images = forms.strided(images, window.stride)
         return product_of_pixels(images, outputs).reshape(shape)
+    if images.shape[3] <= planes.FEW_CHANNELS:
+        return planes.weights_planes(images, outputs, window, shape, product)
     return forms.weights_patches(images, outputs, window, shape, product_of_pixels)
 
 
@@ -128,11 +159,15 @@ def is_there() -> bool:
 
     def both(images, kernel):
         rows = images.reshape(6, 10), kernel.reshape(6, 6)
+        shift, added = images[0, 0, :3, 0], rows[0].reshape(1, 3, 5, 4)[:, :, :4, :3]
+        plain = forms.forward_xla(images, kernel, window)
         return (
-            forward_library(images, kernel, window),
-            forms.forward_xla(images, kernel, window),
-            product(*rows, turn_a=True),
-            rows[0].T @ rows[1],
+            (forward_library(images, kernel, window), plain),
+            (
+                forward_added(images, kernel, -shift, added, window, relu=True),
+                jax.nn.relu(plain - shift.reshape(1, 1, 1, 3) + added),
+            ),
+            (product(*rows, turn_a=True), rows[0].T @ rows[1]),
         )
 
     try:
@@ -140,8 +175,7 @@ def is_there() -> bool:
             found = jax.jit(both).lower(images, kernel).compile()(images, kernel)
     except (jax.errors.JaxRuntimeError, ImportError, AttributeError):
         return False
-    ours, expected, rows, columns = map(np.asarray, found)
-    return np.array_equal(ours, expected) and np.array_equal(rows, columns)
+    return all(np.array_equal(*map(np.asarray, pair)) for pair in found)
 
 
 def unkept():
@@ -156,12 +190,17 @@ def unkept():
 
 
 def product(
-    a: jax.Array, b: jax.Array, *, turn_a: bool = False, turn_b: bool = False
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    turn_a: bool = False,
+    turn_b: bool = False,
+    after: After = NOTHING,
 ) -> jax.Array:
     """Returns a @ b, of matrices of which each may be turned first."""
-    config = {"optimization_config": {}, "transpose_a": turn_a, "transpose_b": turn_b}
+    config = {"transpose_a": turn_a, "transpose_b": turn_b}
     shape = (a.shape[turn_a], b.shape[1 - turn_b])
-    return call("__onednn$matmul", {"onednn_matmul_config": config}, shape, a, b)
+    return call("matmul", "onednn_matmul_config", config, shape, a, b, after=after)
 
 
 def convolution(
@@ -172,6 +211,7 @@ def convolution(
     shape: tuple[int, ...],
     *,
     swapped: bool = False,
+    after: After = NOTHING,
 ) -> jax.Array:
     """Returns the convolution [b, oh, ow, cout] = `shape`.
 
@@ -196,19 +236,26 @@ def convolution(
             "strides": [stride, stride],
             "window_dilations": [1, 1],
         },
-        "optimization_config": {},
     }
-    config = {"onednn_conv_config": config}
-    return call("__onednn$convolution", config, shape, images, kernel)
+    arrays = images, kernel
+    return call(
+        "convolution", "onednn_conv_config", config, shape, *arrays, after=after
+    )
 
 
-def call(target: str, config: dict, shape: tuple[int, ...], *args) -> jax.Array:
-    """Returns what an operation of the library makes of arrays of one dtype."""
+def call(
+    operation: str, kind: str, config: dict, shape: tuple[int, ...], *args, after: After
+) -> jax.Array:
+    """Returns what an operation of the library makes of two arrays of one dtype.
+
+    `kind` is XLA's name of what describes it, the `config`.
+    """
+    fusions = {"optimization_config": {}, "fusions": {"ops": list(after)}}
     run = jax.ffi.ffi_call(
-        target,
+        f"__onednn${operation}",
         jax.ShapeDtypeStruct(shape, args[0].dtype),
         vmap_method="sequential",
         custom_call_api_version=1,
-        legacy_backend_config=json.dumps(config),
+        legacy_backend_config=json.dumps({kind: config | fusions}),
     )
-    return run(*args)
+    return run(*args, *(array for array in after.values() if array is not None))
