@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tljax import compiled, parallel, programs
+from tljax import compiled, network, parallel, programs
 from tljax.config import Config, Data, Model
 from tljax.models import lowering
 from tljax.models.lowering import Window, choice, library, mode, processor
@@ -92,19 +92,39 @@ def test_only_what_is_called_often_on_one_device_calls_it(measured):
     assert count(one) == count(two, often=True) == 0
 
 
-@pytest.mark.parametrize("num_steps, calls", [(programs.LONG, True), (999, False)])
-def test_runs_of_many_steps_call_it(num_steps, calls, measured):
-    config = Config(
+def config_of(num_steps: int) -> Config:
+    """Returns the config of a run of so many steps on one device."""
+    return Config(
         num_steps=num_steps,
         num_devices=1,
         precision="bfloat16",
         model=Model(name="resnet18", width=2, stem="small"),
         data=Data(source="synthetic", image_size=8, batch_size=4, num_classes=2),
     )
-    run = prepare(config)
+
+
+@pytest.mark.parametrize("num_steps, calls", [(programs.LONG, True), (999, False)])
+def test_runs_of_many_steps_call_it(num_steps, calls, measured):
+    run = prepare(config_of(num_steps))
     train = programs.lower_train_step(run, run.plan.phases[0])
     for lowered in (train, programs.lower_eval_step(run)):
         assert ("@__onednn$" in lowered.as_text()) is calls
+
+
+@pytest.mark.parametrize("num_images, calls", [(400, True), (399, False)])
+def test_many_batches_are_predicted_by_it(num_images, calls, measured):
+    run = prepare(config_of(1))
+    program = network.compile_predict(
+        run.config,
+        run.model,
+        run.transform,
+        run.abstract_state().variables,
+        4,
+        run.storage.canvases["val"],
+        run.mesh,
+        num_images,
+    )
+    assert ("__onednn$" in program.as_text()) is calls
 
 
 def test_a_cpu_that_was_not_measured_keeps_xlas_own(monkeypatch):

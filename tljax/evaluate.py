@@ -177,9 +177,17 @@ def predict_splits(run: Run, saved: Saved, names: set[str]) -> dict[str, Outcome
         mesh,
     )
     storages = {name: storage_of(run, name) for name in sorted(names)}
+    number = sum(len(run.source.splits[name].labels) for name in storages)
     programs = {
         shape: network.compile_predict(
-            run.config, run.model, run.transform, variables, run.batch_size, shape, mesh
+            run.config,
+            run.model,
+            run.transform,
+            variables,
+            run.batch_size,
+            shape,
+            mesh,
+            number,
         )
         for shape in {storage.canvases[name] for name, storage in storages.items()}
     }

@@ -151,6 +151,7 @@ def predict(
         batch_size,
         shape,
         mesh,
+        number,
     )
     readers = examples.readers_of(config.data, shape.bytes)
     batches = loader.eval_batches(opened, batch_size, readers)

@@ -43,6 +43,7 @@ def prepare(run: Run, variables: Sequence[Any], terminal: Terminal) -> Bench:
         run.batch_size,
         run.storage.canvases["val"],
         run.mesh,
+        len(variables) * len(run.source.splits["val"].labels),
     )
     if not layers:
         return Bench(run, splits, predict, None)
