@@ -157,22 +157,28 @@ def is_there() -> bool:
     images = np.arange(60, dtype=np.float32).reshape(1, 5, 6, 2) % 7
     kernel = np.arange(36, dtype=np.float32).reshape(2, 3, 2, 3) % 5
 
-    def both(images, kernel):
+    def pairs(images, kernel):
         rows = images.reshape(6, 10), kernel.reshape(6, 6)
         shift, added = images[0, 0, :3, 0], rows[0].reshape(1, 3, 5, 4)[:, :, :4, :3]
         plain = forms.forward_xla(images, kernel, window)
+        pixels = kernel[:1, :1], Window((1, 1), 1, ((0, 0), (0, 0)))
+        shifts = shift.reshape(1, 1, 1, 3)
         return (
             (forward_library(images, kernel, window), plain),
             (
                 forward_added(images, kernel, -shift, added, window, relu=True),
-                jax.nn.relu(plain - shift.reshape(1, 1, 1, 3) + added),
+                jax.nn.relu(plain - shifts + added),
+            ),
+            (
+                forward_added(images, pixels[0], -shift, None, pixels[1], relu=True),
+                jax.nn.relu(forms.forward_xla(images, *pixels) - shifts),
             ),
             (product(*rows, turn_a=True), rows[0].T @ rows[1]),
         )
 
     try:
         with unkept():
-            found = jax.jit(both).lower(images, kernel).compile()(images, kernel)
+            found = jax.jit(pairs).lower(images, kernel).compile()(images, kernel)
     except (jax.errors.JaxRuntimeError, ImportError, AttributeError):
         return False
     return all(np.array_equal(*map(np.asarray, pair)) for pair in found)
@@ -237,10 +243,8 @@ def convolution(
             "window_dilations": [1, 1],
         },
     }
-    arrays = images, kernel
-    return call(
-        "convolution", "onednn_conv_config", config, shape, *arrays, after=after
-    )
+    kind = "onednn_conv_config"
+    return call("convolution", kind, config, shape, images, kernel, after=after)
 
 
 def call(
