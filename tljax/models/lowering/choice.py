@@ -134,8 +134,8 @@ class Case:
     def is_folded(self) -> bool:
         """Whether oneDNN computes BatchNorm by fixed statistics with the convolution.
 
-        A ResNet-50 infers 1.2 to 1.3 times as fast, in bfloat16 1.3 to 1.45 times; 1.14
-        times where larger kernels are rewritten too (224 px, batch 8, Intel).
+        A ResNet-50 infers 1.12 to 1.16 times as fast, in bfloat16 1.23 to 1.3 times; at
+        0.97 of that where all kernels are rewritten (224 px, batch 8, Intel).
         """
         outputs = self.pixels * self.kernel[-1]
         return self.in_library and FOLD_WORTH * math.prod(self.kernel) <= outputs
