@@ -9,7 +9,7 @@ import pytest
 import test_library
 from flax import linen as nn
 
-from tljax.models import lowering
+from tljax.models import layers, lowering
 from tljax.models.lowering import choice, mode
 from tljax.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -104,6 +104,13 @@ def test_bfloat16_is_rounded_once(measured):
         plain = outcome(model, False, variables, images)[1][0]
     near, far = (np.abs(np.asarray(x) - expected).max() for x in (found, plain))
     assert near < 1.5 * far
+
+
+def test_a_bias_is_refused():
+    norm = layers.BatchNorm(True)
+    conv = layers.Convolution(2, 1, use_bias=True, parent=None)
+    with pytest.raises(ValueError, match="without a bias"):
+        norm.init(jax.random.key(0), jnp.ones((1, 2, 2, 2)), conv=conv)
 
 
 def test_large_kernels_are_not_rewritten():

@@ -60,7 +60,12 @@ class Convolution(nn.Module):
         return lowering.Window(size, self.stride, sides, self.groups)
 
     def pending(self, x: jax.Array) -> convolved.Pending:
-        """Returns the convolution of x, still to be computed; it has no bias."""
+        """Returns the convolution of x, still to be computed.
+
+        Raises ValueError where it has a bias, which BatchNorm would undo.
+        """
+        if self.use_bias:
+            raise ValueError("BatchNorm takes a convolution without a bias")
         kernel, _ = self.weights(x.shape[-1])
         x, _ = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         return convolved.Pending(x, kernel, self.window)
